@@ -1,0 +1,171 @@
+"""Foreign checkpoint layouts -> zoo's names. Encoders never know foreign names.
+
+Every key of a foreign file ends in one of three places: the encoder, an objective's heads, or `extra`
+with the reason why zoo has no use for it.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UnknownNameError, WeightsError
+
+__all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A foreign state dict, divided."""
+
+    encoder: State = field(default_factory=dict)
+    objective: State = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)  # foreign key -> why it is left out
+
+
+def convert(state: State, layout: str | None = None) -> Converted:
+    """Renames a foreign state dict.
+
+    Args:
+        state: the foreign tensors.
+        layout: one of LAYOUTS; recognised by its keys when not given.
+
+    Raises:
+        UnknownNameError: no such layout.
+        WeightsError: a tensor that its layout does not have.
+    """
+    name = layout or detect(state)
+    if name not in LAYOUTS:
+        raise UnknownNameError("checkpoint layout", name, LAYOUTS)
+    return LAYOUTS[name](state)
+
+
+def detect(state: State) -> str:
+    """The layout that a state dict's keys are in; "zoo" where they look like none of the foreign ones."""
+    if any(key.startswith(("vit.", "decoder.decoder_")) for key in state):
+        return "transformers-vit-mae"
+    if "patch_embed.proj.weight" in state:
+        return "mae"
+    return "zoo"
+
+
+def _from_zoo(state: State) -> Converted:
+    return Converted(encoder=dict(state))
+
+
+def _from_mae(state: State) -> Converted:
+    """facebookresearch/mae, pretrained or fine-tuned, and timm's `.mae` tags: the names are zoo's own."""
+    out = Converted()
+    for key, value in state.items():
+        if key == "mask_token" or key.startswith("decoder_"):
+            out.objective[key] = value
+        elif key.startswith("head."):
+            out.extra[key] = "a classifier, no part of the encoder"
+        else:
+            out.encoder[key] = value
+    return out
+
+
+# transformers 4 files (D), transformers 5 in memory (E) and on disk (F): outer names, then inner ones.
+_OUTER = [
+    (r"vit\.embeddings\.cls_token", "cls_token"),
+    (r"vit\.embeddings\.position_embeddings", "pos_embed"),
+    (r"vit\.embeddings\.patch_embeddings\.projection\.(\w+)", r"patch_embed.proj.\1"),
+    (r"vit\.layernorm\.(\w+)", r"norm.\1"),
+    (r"vit\.(?:encoder\.layer|layers)\.(\d+)\.(.+)", r"blocks.\1.\2"),
+    (r"decoder\.mask_token", "mask_token"),
+    (r"decoder\.decoder_pos_embed", "decoder_pos_embed"),
+    (r"decoder\.decoder_(embed|norm|pred)\.(\w+)", r"decoder_\1.\2"),
+    (r"decoder\.(?:decoder_layers|decoder_encoder\.layer)\.(\d+)\.(.+)", r"decoder_blocks.\1.\2"),
+]
+_INNER = [
+    (r"attention\.attention\.(query|key|value)\.(\w+)", r"attn.\1.\2"),
+    (r"attention\.q_proj\.(\w+)", r"attn.query.\1"),
+    (r"attention\.k_proj\.(\w+)", r"attn.key.\1"),
+    (r"attention\.v_proj\.(\w+)", r"attn.value.\1"),
+    (r"attention\.(?:output\.dense|o_proj)\.(\w+)", r"attn.proj.\1"),
+    (r"(?:intermediate\.dense|mlp\.fc1)\.(\w+)", r"mlp.fc1.\1"),
+    (r"(?:output\.dense|mlp\.fc2)\.(\w+)", r"mlp.fc2.\1"),
+    (r"layernorm_before\.(\w+)", r"norm1.\1"),
+    (r"layernorm_after\.(\w+)", r"norm2.\1"),
+]
+
+
+def _from_transformers_vit_mae(state: State) -> Converted:
+    named: State = {}
+    for key, value in state.items():
+        name = _rename(key, _OUTER)
+        if name is not None and (block := re.fullmatch(r"((?:decoder_)?blocks\.\d+\.)(.+)", name)):
+            inner = _rename(block[2], _INNER)
+            name = None if inner is None else block[1] + inner
+        if name is None:
+            raise WeightsError(f"{key!r} is no tensor of the transformers ViT-MAE layout")
+        named[name] = value
+    for key in [key for key in named if ".attn.query." in key]:
+        parts = [named.pop(key.replace("query", part), None) for part in ("query", "key", "value")]
+        if any(part is None for part in parts):
+            raise WeightsError(f"{key!r} lacks its key or value counterpart")
+        fused = torch.cat([part for part in parts if part is not None])
+        named[key.replace("query", "qkv")] = fused
+    return _from_mae(named)
+
+
+def to_transformers_vit_mae(encoder: State, objective: State) -> State:
+    """zoo's names -> the file layout of transformers 4, which transformers 5 reads too."""
+    out: State = {}
+    for key, value in {**encoder, **objective}.items():
+        stack, name = "vit.encoder.layer", key
+        if match := re.fullmatch(r"(decoder_)?blocks\.(\d+)\.(.+)", key):
+            stack = "decoder.decoder_layers" if match[1] else stack
+            prefix, name = f"{stack}.{match[2]}.", match[3]
+            if name.startswith("attn.qkv."):
+                kind = name.rpartition(".")[2]
+                for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                    out[f"{prefix}attention.attention.{part}.{kind}"] = rows.clone()
+                continue
+            out[prefix + _replace(name, _EXPORT_INNER)] = value
+        elif key == "mask_token" or key.startswith("decoder_"):
+            out[f"decoder.{key}"] = value
+        else:
+            out[f"vit.{_replace(key, _EXPORT_OUTER)}"] = value
+    return out
+
+
+_EXPORT_INNER = {
+    "attn.proj.": "attention.output.dense.",
+    "mlp.fc1.": "intermediate.dense.",
+    "mlp.fc2.": "output.dense.",
+    "norm1.": "layernorm_before.",
+    "norm2.": "layernorm_after.",
+}
+_EXPORT_OUTER = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
+    "norm.": "layernorm.",
+}
+
+
+def _rename(key: str, rules: list[tuple[str, str]]) -> str | None:
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, key):
+            return match.expand(replacement)
+    return None
+
+
+def _replace(name: str, starts: dict[str, str]) -> str:
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    raise WeightsError(f"{name!r} has no place in the transformers ViT-MAE layout")
+
+
+LAYOUTS: dict[str, Callable[[State], Converted]] = {
+    "zoo": _from_zoo,
+    "mae": _from_mae,
+    "transformers-vit-mae": _from_transformers_vit_mae,
+}

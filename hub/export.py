@@ -1,0 +1,97 @@
+"""The folder that holds an encoder: config.json, model.safetensors and what preprocessing needs.
+
+Written whole or not at all; every file's digest is in config.json and checked before use.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from zoo.errors import IntegrityError, StorageError, UsageError
+from zoo.files import atomic_folder, sha256_of
+from zoo.hub.weights import load_encoder
+from zoo.modalities.contracts import Encoder
+from zoo.registry.build import Spec
+from zoo.registry.schema import read
+
+__all__ = ["CONFIG", "load_export", "save_export"]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+VERSION = 1
+
+
+def save_export(
+    folder: Path, encoder: Encoder, spec: Spec, *, notes: Mapping[str, object] | None = None
+) -> None:
+    """Writes an encoder; `zoo.load(folder)` gives it back bit for bit.
+
+    Args:
+        folder: must not exist.
+        encoder: the weights and the preprocessing's files.
+        spec: how to build it again.
+        notes: facts for people, such as which objective and data it was trained with.
+
+    Raises:
+        UsageError: the folder exists.
+        StorageError: it cannot be written.
+    """
+    if folder.exists():
+        raise UsageError(f"{folder}: exists already; choose another folder or remove it")
+    with atomic_folder(folder) as draft:
+        state = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
+        save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+        for name, data in encoder.preprocess.assets().items():
+            (draft / name).write_bytes(data)
+        files = {
+            file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+            for file in sorted(draft.iterdir())
+        }
+        config = {"zoo_format": VERSION, **asdict(spec), "notes": dict(notes or {}), "files": files}
+        (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_export(folder: Path) -> Encoder:
+    """The encoder of a folder, its files checked against their digests.
+
+    Raises:
+        UsageError: the folder holds no export.
+        IntegrityError: a file is not what was written.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+        version, files = config.pop("zoo_format"), config.pop("files")
+        config.pop("notes", None)
+    except OSError:
+        raise UsageError(f"{folder}: no {CONFIG} there, so this is no exported encoder") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError(f"{path}: not a config that zoo wrote") from None
+    if version != VERSION:
+        raise UsageError(f"{path}: format {version}, this zoo reads {VERSION}; update zoo")
+    spec = read(Spec, config, where=str(path))
+    assets = {}
+    for name, facts in files.items():
+        file = folder / Path(name).name
+        _verify(file, facts)
+        if name != WEIGHTS:
+            assets[name] = file.read_bytes()
+    encoder = load_encoder(spec, folder / WEIGHTS, layout="zoo", check_finite=False)
+    encoder.preprocess.load_assets(assets)
+    return encoder
+
+
+def _verify(file: Path, facts: Mapping[str, object]) -> None:
+    try:
+        size, digest = file.stat().st_size, sha256_of(file)
+    except FileNotFoundError:
+        raise IntegrityError(f"{file}: missing; copy the whole folder again") from None
+    except OSError as error:
+        raise StorageError(f"{file}: cannot read it ({error.strerror})") from None
+    if size != facts["bytes"] or digest != facts["sha256"]:
+        raise IntegrityError(
+            f"{file}: damaged or changed: sha256 {digest[:12]}, {str(facts['sha256'])[:12]} "
+            "was written; copy it again"
+        )

@@ -1,0 +1,115 @@
+"""Weights into an encoder: no random initialisation, no copy, every tensor accounted for.
+
+Order: read the header, build on the meta device, map names, check, assign, recompute buffers. The file
+is mapped, so loading a ViT-B touches a few pages until the first forward (benchmarks/speed/loading.py).
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from zoo.errors import UsageError, WeightsError
+from zoo.hub.convert import convert
+from zoo.modalities.contracts import Encoder, LoadReport
+from zoo.registry.build import Spec, build_encoder
+
+__all__ = ["load_encoder", "read_state"]
+
+_SHOWN = 10  # names of a list in an error
+
+
+def load_encoder(
+    spec: Spec, path: Path, *, layout: str | None = None, check_finite: bool = True
+) -> Encoder:
+    """An encoder with the weights of a file, in eval mode on the CPU.
+
+    Args:
+        spec: which encoder.
+        path: .safetensors, or a .pt / .pth / .bin state dict (read without running code).
+        layout: how the file names its tensors; recognised when not given.
+        check_finite: refuse weights that hold NaN or infinity.
+
+    Raises:
+        WeightsError: tensors are missing, unexpected, misshapen or not finite.
+    """
+    converted = convert(read_state(path), layout)
+    with torch.device("meta"):
+        encoder = build_encoder(spec)
+    state = converted.encoder
+    resized = encoder.adapt(state)
+    _check(encoder, state, path)
+    if check_finite:
+        bad = [name for name, value in state.items() if not value.isfinite().all()]
+        if bad:
+            raise WeightsError(f"{path}: {_some(bad)} hold NaN or infinity")
+    encoder.load_state_dict(state, assign=True)
+    encoder.init_buffers()
+    fixed = {name for name, p in encoder.named_parameters() if not p.requires_grad}
+    encoder.load_report = LoadReport(
+        source=str(path),
+        loaded=tuple(sorted(state)),
+        resized=resized,
+        ignored=converted.extra
+        | dict.fromkeys(converted.objective, "head of a pretraining objective"),
+    )
+    left = [name for name, p in encoder.state_dict().items() if p.is_meta]
+    assert not left, f"never given values: {left}, fixed: {fixed}"
+    return encoder.eval()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file. Foreign pickles are read with `weights_only`, which runs no code.
+
+    Raises:
+        UsageError: no such file, or a kind of file that holds no weights.
+        WeightsError: the file is damaged.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise UsageError(f"{path}: weights come as .safetensors, .pt, .pth or .bin")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
+        line = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"{path}: holds more than a state dict of tensors")
+    return content
+
+
+def _check(encoder: Encoder, state: dict[str, Tensor], path: Path) -> None:
+    """Raises WeightsError unless names and shapes are exactly the encoder's."""
+    wanted = encoder.state_dict()
+    problems = []
+    if missing := sorted(wanted.keys() - state.keys()):
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := sorted(state.keys() - wanted.keys()):
+        problems.append(f"unexpected {_some(unexpected)}")
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if misshapen:
+        problems.append(f"misshapen {_some(misshapen)}")
+    if problems:
+        raise WeightsError(
+            f"{path}: these weights are not for this encoder: {'; '.join(problems)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

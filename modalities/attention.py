@@ -1,0 +1,207 @@
+"""One attention function for every encoder, and the rule that picks its kernel.
+
+Notation: B samples, N tokens, T tokens of a packed batch, H heads, E width of a head.
+
+Rule (for tensors on the CPU / on CUDA):
+    dense, no bias          SDPA / xformers in half precision, SDPA in float32 (never silently cast)
+    padded, causal          SDPA with a mask
+    ALiBi                   SDPA with a dense bias, bucket by bucket where packed
+    packed                  buckets through SDPA / xformers' block-diagonal mask, else torch's varlen
+`ZOO_ATTENTION=sdpa` keeps to torch's kernels everywhere; the choice is logged once.
+
+xformers 0.0.35 is built for torch 2.10: under 2.11 its own library stays unloaded, and its attention
+still works, because it calls the kernels that torch ships.
+"""
+
+import importlib
+import logging
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from zoo.modalities.packing import Packed
+
+__all__ = ["alibi_slopes", "attention", "rotary", "rotate"]
+
+_log = logging.getLogger("zoo")
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    packed: Packed | None = None,
+    valid: Tensor | None = None,
+    slopes: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Softmax attention with scale 1 / sqrt(E).
+
+    Args:
+        q: queries (B, N, H, E), or (1, T, H, E) when packed.
+        k: keys, like `q`.
+        v: values, like `q`.
+        packed: how the T tokens divide into sequences that do not see each other.
+        valid: (B, N) True at real tokens; the others are no keys, and their own rows mean nothing.
+        slopes: (H,) ALiBi slopes: token j is seen from i with `-slope * |i - j|` added.
+        causal: token i sees only j <= i.
+
+    Returns:
+        Like `q`.
+    """
+    if packed is None:
+        return _dense(q, k, v, valid=valid, slopes=slopes, causal=causal)
+    if valid is not None:
+        raise ValueError("a packed batch has no padding: give `packed` or `valid`, not both")
+    if slopes is None and q.is_cuda:
+        if (ops := _xformers(q)) is not None:
+            return _packed_xformers(ops, q, k, v, packed, causal)
+        if q.dtype in (torch.float16, torch.bfloat16):
+            return _packed_varlen(q, k, v, packed, causal)
+    return _packed_buckets(q, k, v, packed, slopes, causal)
+
+
+def _dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    valid: Tensor | None,
+    slopes: Tensor | None,
+    causal: bool,
+) -> Tensor:
+    if valid is None and slopes is None:
+        ops = _xformers(q) if q.is_cuda and not causal else None
+        if ops is not None:
+            return ops.memory_efficient_attention(q, k, v)
+        _say_once("sdpa")
+        out = scaled_dot_product_attention(*_heads_first(q, k, v), is_causal=causal)
+        return out.transpose(1, 2)
+    mask = _mask(q.shape[1], q, valid, slopes, causal)
+    return scaled_dot_product_attention(*_heads_first(q, k, v), attn_mask=mask).transpose(1, 2)
+
+
+def _packed_buckets(
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, slopes: Tensor | None, causal: bool
+) -> Tensor:
+    """Like lengths together, padded inside their bucket only: works on every device and with ALiBi."""
+    parts = []
+    for bucket in packed.buckets:
+        rows, shape = bucket.rows.flatten(), (*bucket.rows.shape, *q.shape[2:])
+        sub = [tensor[0].index_select(0, rows).view(shape) for tensor in (q, k, v)]
+        out = _dense(*sub, valid=bucket.valid, slopes=slopes, causal=causal)
+        parts.append(out.flatten(0, 1))
+    return torch.cat(parts).index_select(0, packed.restore).unsqueeze(0)
+
+
+def _packed_xformers(
+    ops: ModuleType, q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool
+) -> Tensor:
+    mask = packed.block_diagonal_mask
+    bias = mask.make_causal() if causal else mask
+    return ops.memory_efficient_attention(q, k, v, attn_bias=bias)
+
+
+def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    _say_once("torch varlen")
+    starts, longest = packed.cu_seqlens, packed.longest
+    window = (-1, 0) if causal else (-1, -1)
+    out = varlen_attn(
+        q[0], k[0], v[0], starts, starts, longest, longest, window_size=window
+    )
+    assert isinstance(out, Tensor)
+    return out.unsqueeze(0)
+
+
+def _mask(
+    n: int, like: Tensor, valid: Tensor | None, slopes: Tensor | None, causal: bool
+) -> Tensor:
+    """Broadcasts to (B, H, N, N): boolean (True = seen) without slopes, else an additive bias."""
+    positions = torch.arange(n, device=like.device)
+    seen = None if valid is None else valid[:, None, None, :]
+    if causal:
+        past = positions[:, None] >= positions[None, :]
+        seen = past if seen is None else seen & past
+    if slopes is None:
+        assert seen is not None
+        return seen
+    distance = (positions[:, None] - positions[None, :]).abs()
+    bias = (-slopes.view(-1, 1, 1) * distance).to(like.dtype).unsqueeze(0)
+    if seen is not None:
+        bias = bias.masked_fill(~seen, float("-inf"))
+    if like.is_cuda and n % 8:  # the memory-efficient kernel wants rows that start on 16 bytes
+        bias = pad(bias, (0, 8 - n % 8))[..., :n]
+    return bias
+
+
+def _heads_first(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.transpose(1, 2) for tensor in tensors]
+
+
+def _xformers(q: Tensor) -> ModuleType | None:
+    """xformers' operators, where they are installed, wanted, and made for this tensor."""
+    if q.dtype not in (torch.float16, torch.bfloat16) or not _wants_xformers():
+        return None
+    ops = _import_xformers()
+    if ops is not None:
+        _say_once("xformers")
+    return ops
+
+
+def _wants_xformers() -> bool:
+    choice = os.environ.get("ZOO_ATTENTION", "auto")
+    if choice not in ("auto", "sdpa", "xformers"):
+        raise ValueError(f"ZOO_ATTENTION={choice!r}: choose auto, sdpa or xformers")
+    return choice != "sdpa"
+
+
+@cache
+def _import_xformers() -> ModuleType | None:
+    try:
+        return importlib.import_module("xformers.ops")
+    except ImportError:
+        return None
+
+
+@cache
+def _say_once(backend: str) -> None:
+    _log.info("attention runs on %s", backend)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """(H,) slopes of ALiBi (arXiv 2108.12409); head counts that are no power of two included."""
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
+    if power < heads:
+        finer = [2.0 ** (-4 * i / power) for i in range(1, 2 * power + 1)]
+        slopes += finer[0::2][: heads - power]
+    return torch.tensor(slopes)
+
+
+def rotary(positions: Tensor, width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (..., 1, E) of rotary positions (arXiv 2104.09864), rotate-half form.
+
+    Args:
+        positions: (...) integer positions.
+        width: E, even.
+        base: wavelength of the slowest pair, over 2 pi.
+    """
+    half = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    angles = positions.float().unsqueeze(-1) * base**-half
+    angles = torch.cat([angles, angles], dim=-1).unsqueeze(-2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns queries or keys (..., H, E) by the angles of `rotary`, in float32, back in their dtype."""
+    cos, sin = cos_sin
+    wide = x.float()
+    left, right = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)

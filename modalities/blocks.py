@@ -1,0 +1,89 @@
+"""The pre-norm transformer block that all encoders and decoders share.
+
+timm has these parts too, and its names are kept (`attn.qkv`, `mlp.fc1`, ...) so that its checkpoints
+fit. They are written out because importing timm costs several times more than loading a model
+(benchmarks/speed/loading.py), and because attention must know packed batches.
+
+Notation: B samples, N tokens, D width, H heads, E width of a head, F width inside the MLP.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+__all__ = ["Attend", "Attention", "Block", "Mlp"]
+
+# q, k, v (B, N, H, E) -> (B, N, H, E). The encoder makes one for each batch: it alone knows whether
+# tokens are packed or padded and how positions enter.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection, rows ordered q, k, v."""
+
+    def __init__(self, dim: int, heads: int, *, bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} must be a multiple of heads {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.proj = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return self.proj(attend(q, k, v).flatten(-2))
+
+
+class Mlp(nn.Module):
+    """Two layers around an exact GELU; `gated` is GeGLU (arXiv 2002.05202), first half activated."""
+
+    def __init__(self, dim: int, hidden: int, *, gated: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.gated = gated
+        self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = self.fc1(x)
+        if self.gated:
+            active, gate = x.chunk(2, dim=-1)
+            return self.fc2(gelu(active) * gate)
+        return self.fc2(gelu(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        norm_eps: float,
+        gated: bool = False,
+        bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps, bias=bias)
+        self.attn = Attention(dim, heads, bias=bias)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps, bias=bias)
+        self.mlp = Mlp(dim, hidden, gated=gated, bias=bias)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self._drop(self.attn(self.norm1(x), attend))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Stochastic depth (arXiv 1603.09382): drops the branch of whole samples in training."""
+        if not self.training or self.drop_path == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.drop_path
+        return x * keep / (1.0 - self.drop_path)

@@ -1,0 +1,261 @@
+"""What every modality gives and every objective may rely on.
+
+Notation: B samples, N tokens of a sample, T tokens of a packed batch, D width, K grid axes,
+P values a token was made from.
+
+A batch is a dict of tensors. Where sequences are packed, their tokens lie end to end and `lengths`
+(B,) says how long each is; `lengths` stays on the host, because the shape of the work depends on it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Codec",
+    "Encoder",
+    "Features",
+    "LoadReport",
+    "Preprocess",
+    "Raw",
+    "Sample",
+    "TokenEncoder",
+    "Tokens",
+    "to_device",
+]
+
+Batch = dict[str, Tensor]
+Sample = dict[str, object]  # what a codec decodes: "__key__" and the modality's own fields
+Raw = str | Path | bytes | np.ndarray | Tensor | Sample  # what a user may hand to `preprocess`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What an encoder makes of a batch.
+
+    `tokens` is (B, N, D), or (1, T, D) with `lengths` where sequences are packed; tokens that stand
+    for no part of the input (a class token) are left out, so that `tokens` fits `grid`.
+    `pooled` is (B, D).
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    grid: tuple[int, ...] | None = None
+    lengths: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Tokens on their way through an encoder.
+
+    `x` is (B, N, D) or packed (1, T, D); `coords` (N, K) or (B, N, K) says where on the grid each
+    sits; `targets` (B, N, P) holds the values each was made from; `valid` (B, N) is True at real
+    tokens of a padded batch; `lengths` (B,) marks a packed one. The first `prefix` tokens stand for
+    no part of the input.
+    """
+
+    x: Tensor
+    coords: Tensor | None = None
+    targets: Tensor | None = None
+    valid: Tensor | None = None
+    lengths: Tensor | None = None
+    prefix: int = 0
+
+    def select(self, keep: Tensor) -> "Tokens":
+        """Only the tokens at `keep` (B, n), in that order; everything they carry follows them.
+
+        Only for padded or dense tokens without a prefix: a packed batch has no common N to index.
+        """
+        if self.lengths is not None or self.prefix:
+            raise ValueError("select() needs unpacked tokens without prefix tokens")
+        index = keep.unsqueeze(-1)
+        coords = self.coords
+        if coords is not None:
+            coords = coords.expand(len(keep), -1, -1).take_along_dim(index, 1)
+        return replace(
+            self,
+            x=self.x.take_along_dim(index, 1),
+            coords=coords,
+            targets=None if self.targets is None else self.targets.take_along_dim(index, 1),
+            valid=None if self.valid is None else self.valid.take_along_dim(keep, 1),
+        )
+
+
+class Preprocess(ABC):
+    """Raw input -> tensors of one sample, built from the card's constants.
+
+    It travels with the weights, so that a checkpoint and its transform never part.
+    """
+
+    @abstractmethod
+    def __call__(self, raw: Raw) -> Batch:
+        """Tensors of one sample, deterministic: what inference uses."""
+
+    def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
+        """Tensors of one sample for training; all chance comes from `generator`."""
+        return self(sample)
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Batch]) -> Batch:
+        """One batch of several samples."""
+
+    @property
+    def ready(self) -> bool:
+        """False while something must still be learned from data (a tokenizer)."""
+        return True
+
+    def fit(self, samples: Iterable[Sample]) -> None:
+        """Learns what is missing from decoded training samples; does nothing by default."""
+
+    def assets(self) -> dict[str, bytes]:
+        """Files that must be stored beside the weights, by name."""
+        return {}
+
+    def load_assets(self, assets: Mapping[str, bytes]) -> None:
+        """Takes back what `assets` gave; names it does not know are ignored."""
+
+
+class Codec(ABC):
+    """Bytes in a shard <-> a sample. Bounded, and safe on hostile bytes: never unpickles."""
+
+    @abstractmethod
+    def encode(self, raw: Sample) -> dict[str, bytes]:
+        """The members of one sample, by extension."""
+
+    @abstractmethod
+    def decode(self, members: Mapping[str, bytes]) -> Sample:
+        """The sample; raises `DataError` with one line on bytes that are not what they claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """Where an encoder's weights came from: every tensor of the file and the encoder is in one list."""
+
+    source: str
+    loaded: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    ignored: dict[str, str] = field(default_factory=dict)  # name -> why
+
+    def __str__(self) -> str:
+        counts = f"{len(self.loaded)} tensors from {self.source}"
+        for what in ("resized", "new", "ignored"):
+            if names := getattr(self, what):
+                counts += f", {len(names)} {what}"
+        return counts
+
+
+class Encoder(nn.Module, ABC):
+    """A batch -> features; never knows which objective trains it."""
+
+    modality: ClassVar[str]
+    provides: ClassVar[frozenset[str]] = frozenset()  # what an objective may ask of it
+    dim: int
+    preprocess: Preprocess
+    load_report: LoadReport | None = None
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Features:
+        """Features of a batch."""
+
+    def init_buffers(self) -> None:  # noqa: B027 - most encoders have none
+        """(Re)computes the buffers that no file holds; called again after loading from meta."""
+
+    def adapt(self, state: dict[str, Tensor]) -> tuple[str, ...]:
+        """Resizes in place what may differ in a file made for another input size; names it."""
+        return ()
+
+    @torch.inference_mode()
+    def embed(
+        self, inputs: Sequence[Raw], *, batch_size: int = 64, progress: bool | None = None
+    ) -> np.ndarray:
+        """Pooled features of raw inputs (paths, arrays, bytes or samples).
+
+        Args:
+            inputs: what `preprocess` takes, one an item.
+            batch_size: items that go through the encoder together.
+            progress: a bar on the terminal; by default for more than one batch on a terminal.
+
+        Returns:
+            (len(inputs), dim) float32, in the order of the inputs.
+
+        Raises:
+            DataError: an input cannot be read; the message names it.
+        """
+        if isinstance(inputs, str | bytes | Path):
+            inputs = [inputs]
+        rows = np.empty((len(inputs), self.dim), dtype=np.float32)
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        try:
+            for start in _steps(len(inputs), batch_size, progress):
+                samples = [self.preprocess(raw) for raw in inputs[start : start + batch_size]]
+                batch = to_device(self.preprocess.collate(samples), device)
+                rows[start : start + len(samples)] = self(batch).pooled.float().cpu().numpy()
+        finally:
+            self.train(was_training)
+        return rows
+
+
+class TokenEncoder(Encoder):
+    """An encoder that also works on any subset of its tokens."""
+
+    num_prefix_tokens: int = 0
+
+    @abstractmethod
+    def tokenize(self, batch: Batch) -> Tokens:
+        """Tokens with their positions already in `x`, prefix tokens not yet there."""
+
+    @abstractmethod
+    def encode(self, tokens: Tokens) -> Tokens:
+        """The trunk on whichever tokens are given; puts the prefix tokens in front."""
+
+    @abstractmethod
+    def pool(self, tokens: Tokens) -> Tensor:
+        """(B, D) from what `encode` gave."""
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        """Tokens along each axis, where the input has a fixed size."""
+        return None
+
+    def forward(self, batch: Batch) -> Features:
+        """All tokens through the trunk."""
+        tokens = self.encode(self.tokenize(batch))
+        return Features(
+            tokens=tokens.x[:, tokens.prefix :],
+            pooled=self.pool(tokens),
+            grid=self.grid,
+            lengths=tokens.lengths,
+        )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`; `lengths` stays on the host (see the module's first lines)."""
+    if device.type == "cpu":
+        return batch
+    return {
+        name: value if name == "lengths" else value.to(device, non_blocking=True)
+        for name, value in batch.items()
+    }
+
+
+def _steps(total: int, batch_size: int, progress: bool | None) -> Iterable[int]:
+    steps = range(0, total, batch_size)
+    if progress is False or len(steps) < 2:
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if progress is None and not console.is_terminal:
+        return steps
+    return track(steps, description="embedding", console=console, transient=True)

@@ -1,0 +1,164 @@
+"""Images -> uint8 tensors of the encoder's size. Normalisation happens on the device, in the encoder.
+
+Decoding is bounded: the pixel count is read from the header before anything is allocated.
+
+Notation: C channels, H and W pixels, S side of the encoder's input.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from zoo.errors import DataError
+from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+
+__all__ = ["VisionPreprocess", "VisionPreprocessConfig", "decode_image"]
+
+MAX_PIXELS = 64_000_000
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionPreprocessConfig:
+    """Constants that belong to a set of weights."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 0.875  # side of the centre crop over the shorter side after resizing
+    # Training views: share of the area and aspect ratios of a random crop, chance of a mirror image.
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+
+
+class VisionPreprocess(Preprocess):
+    """Path, bytes, array or decoded sample -> {"image": uint8 (C, S, S)}."""
+
+    def __init__(
+        self, config: VisionPreprocessConfig, *, img_size: int, in_chans: int
+    ) -> None:
+        for name in ("mean", "std"):
+            if len(getattr(config, name)) != in_chans:
+                raise ValueError(
+                    f"preprocess.{name} has {len(getattr(config, name))} values for {in_chans} channels"
+                )
+        self.config, self.img_size, self.in_chans = config, img_size, in_chans
+
+    def __call__(self, raw: Raw) -> Batch:
+        """Shorter side to S / crop_pct, then the centre S x S. Arrays are (H, W) or (H, W, C) uint8."""
+        image = self._read(raw)
+        resized = max(self.img_size, round(self.img_size / self.config.crop_pct))
+        _, h, w = image.shape
+        if (h, w) != (self.img_size, self.img_size):
+            factor = resized / min(h, w)
+            image = self._resize(image, (round(h * factor), round(w * factor)))
+            _, h, w = image.shape
+            top, left = (h - self.img_size) // 2, (w - self.img_size) // 2
+            image = image[:, top : top + self.img_size, left : left + self.img_size]
+        return {"image": image.contiguous()}
+
+    def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
+        """A random crop resized to S x S, mirrored with probability `hflip`."""
+        image = self._read(sample)
+        top, left, h, w = self._crop(image.shape[1], image.shape[2], generator)
+        image = self._resize(
+            image[:, top : top + h, left : left + w], (self.img_size, self.img_size)
+        )
+        if self.config.hflip > 0 and torch.rand((), generator=generator) < self.config.hflip:
+            image = image.flip(-1)
+        return {"image": image.contiguous()}
+
+    def collate(self, samples: Sequence[Batch]) -> Batch:
+        """Every field stacked: image (B, C, S, S)."""
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def _read(self, raw: Raw) -> Tensor:
+        if isinstance(raw, dict):
+            raw = raw["image"]  # type: ignore[assignment]
+        if isinstance(raw, str | Path):
+            path = Path(raw)
+            try:
+                raw = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{path}: cannot read the image ({error.strerror})") from None
+            raw = decode_image(raw, name=str(path))
+        elif isinstance(raw, bytes):
+            raw = decode_image(raw)
+        elif isinstance(raw, np.ndarray):
+            raw = torch.from_numpy(np.ascontiguousarray(raw[None] if raw.ndim == 2 else raw))
+            raw = raw if raw.shape[0] == 1 else raw.permute(2, 0, 1)
+        if not isinstance(raw, Tensor) or raw.dtype != torch.uint8 or raw.ndim != 3:
+            raise DataError(
+                "an image array must be uint8 (H, W) or (H, W, C), a tensor uint8 (C, H, W); got "
+                f"{getattr(raw, 'dtype', type(raw).__name__)} {tuple(getattr(raw, 'shape', ()))}"
+            )
+        if raw.shape[0] == 1 and self.in_chans == 3:
+            return raw.expand(3, -1, -1)
+        if raw.shape[0] == 3 and self.in_chans == 1:
+            return _grey(raw)
+        if raw.shape[0] != self.in_chans:
+            raise DataError(f"the image has {raw.shape[0]} channels, the encoder {self.in_chans}")
+        return raw
+
+    def _crop(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """torchvision's RandomResizedCrop with an explicit generator: ten tries, then the centre."""
+        if self.config.scale == (1.0, 1.0) and h == w:
+            return 0, 0, h, w
+        low, high = (math.log(value) for value in self.config.ratio)
+        for _ in range(10):
+            share, skew, y, x = torch.rand(4, generator=generator).tolist()
+            smallest, largest = self.config.scale
+            area = h * w * (smallest + share * (largest - smallest))
+            ratio = math.exp(low + skew * (high - low))
+            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_w <= w and 0 < crop_h <= h:
+                return int(y * (h - crop_h + 1)), int(x * (w - crop_w + 1)), crop_h, crop_w
+        side = min(h, w)
+        return (h - side) // 2, (w - side) // 2, side, side
+
+    def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(image.shape[1:]) == size:
+            return image
+        mode = self.config.interpolation
+        return interpolate(image[None], size=size, mode=mode, antialias=True)[0]
+
+
+def _grey(image: Tensor) -> Tensor:
+    """(3, H, W) uint8 -> (1, H, W) by ITU-R 601 luma, rounded as Pillow does."""
+    red, green, blue = image.int()
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[None]
+
+
+def decode_image(data: bytes, *, name: str = "image") -> Tensor:
+    """Encoded image -> uint8 (1, H, W) where the file is grey, else (3, H, W) RGB.
+
+    Raises:
+        DataError: the bytes are no image, are damaged, or decode to more than 64 million pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{name}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}"
+                )
+            grey = image.mode in ("1", "L")
+            pixels = np.array(image.convert("L" if grey else "RGB"))
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not an image that Pillow can read") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: damaged image ({error})") from None
+    tensor = torch.from_numpy(pixels)
+    return tensor.unsqueeze(0) if grey else tensor.permute(2, 0, 1)

@@ -1,0 +1,46 @@
+"""What an objective is: the pretext task, with its own heads, its own loss and its own views."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.modalities.contracts import Batch, Encoder
+
+__all__ = ["Losses", "Objective"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """`total` is what is minimised; `parts` are the terms it is made of; `metrics` are only watched."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module, ABC):
+    """Owns the pretext task: masks or views, heads, loss. Made for one encoder's widths."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()  # what the encoder must provide
+
+    def views(self, sample: Batch, generator: torch.Generator) -> Batch:
+        """Turns a preprocessed sample into what training sees; runs in the loader's workers.
+
+        Pure: all chance comes from `generator`, which is seeded by the sample's global position, so
+        the same sample gets the same mask whichever worker or rank reads it.
+        """
+        return sample
+
+    @abstractmethod
+    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+        """The losses of a batch; means over `count(batch)` targets."""
+
+    def count(self, batch: Batch) -> int:
+        """How many targets `total` is the mean of: what micro-batches are weighted by."""
+        return len(next(iter(batch.values())))
+
+    def after_step(self) -> None:  # noqa: B027 - most objectives have no state of their own
+        """EMA teachers, queues; the only place where an objective may change state."""

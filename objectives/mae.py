@@ -1,0 +1,159 @@
+"""Masked autoencoder: reconstruct hidden tokens from the visible ones (arXiv 2111.06377).
+
+Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before the
+decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with positions
+gathered to match, and only hidden patches are predicted. Transformers do not see order, so the function
+is the same; `reconstruct` gives the reference's form.
+
+Works on any encoder with a fixed grid whose tokens carry the values they were made from.
+
+Notation: B samples, N tokens, n visible tokens, D encoder width, P values of a token.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.modalities.attention import attention
+from zoo.modalities.blocks import Block
+from zoo.modalities.contracts import Batch, Encoder, TokenEncoder, Tokens
+from zoo.modalities.positions import sincos_positions
+from zoo.objectives.contract import Losses, Objective
+
+__all__ = ["MAE", "MAEConfig", "Reconstruction", "random_order", "reconstruction_loss"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MAEConfig:
+    """The pretext task and its decoder."""
+
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = True
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstruction:
+    """What `MAE.reconstruct` gives, every token in its place."""
+
+    latent: Tensor  # (B, prefix + n, D) the encoder's output
+    prediction: Tensor  # (B, N, P), in normalised space where norm_pix_loss
+    target: Tensor  # (B, N, P) before normalisation
+    mask: Tensor  # (B, N) 0 visible, 1 hidden
+    order: Tensor  # (B, N) token indices, the n visible ones first
+
+
+class MAE(Objective):
+    """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"patches", "grid"})
+    config_class = MAEConfig
+
+    def __init__(self, config: MAEConfig, encoder: Encoder) -> None:
+        super().__init__()
+        assert isinstance(encoder, TokenEncoder)
+        assert encoder.grid is not None
+        self.config = config
+        self.num_tokens = torch.Size(encoder.grid).numel()
+        self.num_visible = int(self.num_tokens * (1 - config.mask_ratio))
+        prefix, width = encoder.num_prefix_tokens, config.decoder_dim
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.decoder_embed = nn.Linear(encoder.dim, width)
+        table = sincos_positions(width, encoder.grid, prefix=prefix)
+        self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(
+                width, config.decoder_heads, int(width * config.mlp_ratio), norm_eps=config.norm_eps
+            )
+            for _ in range(config.decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.decoder_pred = nn.Linear(width, encoder.target_dim)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform matrices, zero biases, normal(0.02) mask token."""
+        nn.init.normal_(self.mask_token, std=0.02)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+
+    def views(self, sample: Batch, generator: torch.Generator) -> Batch:
+        """Adds `noise` (N,)."""
+        return sample | {"noise": torch.rand(self.num_tokens, generator=generator)}
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+        """Mean squared error over the hidden tokens."""
+        latent, tokens, order = self._encode(encoder, batch)
+        hidden = order[:, self.num_visible :]
+        decoded = self._decode(latent, order)[:, -hidden.shape[1] :]
+        assert tokens.targets is not None
+        target = tokens.targets.take_along_dim(hidden.unsqueeze(-1), 1)
+        loss = reconstruction_loss(
+            self.decoder_pred(decoded), target, normalize=self.config.norm_pix_loss
+        )
+        return Losses(total=loss)
+
+    def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
+        """Predictions for every token, visible ones too, in the tokens' own order."""
+        latent, tokens, order = self._encode(encoder, batch)
+        decoded = self._decode(latent, order)[:, latent.prefix :]
+        places = order.argsort(dim=1)
+        prediction = self.decoder_pred(decoded).take_along_dim(places.unsqueeze(-1), 1)
+        assert tokens.targets is not None
+        return Reconstruction(
+            latent=latent.x,
+            prediction=prediction,
+            target=tokens.targets,
+            mask=(places >= self.num_visible).to(prediction.dtype),
+            order=order,
+        )
+
+    def _encode(self, encoder: Encoder, batch: Batch) -> tuple[Tokens, Tokens, Tensor]:
+        assert isinstance(encoder, TokenEncoder)
+        tokens = encoder.tokenize(batch)
+        order = random_order(batch["noise"])
+        latent = encoder.encode(tokens.select(order[:, : self.num_visible]))
+        return latent, tokens, order
+
+    def _decode(self, latent: Tokens, order: Tensor) -> Tensor:
+        """(B, prefix + N, decoder_dim), tokens in `order`."""
+        x = self.decoder_embed(latent.x)
+        masks = self.mask_token.to(x.dtype).expand(len(x), self.num_tokens - self.num_visible, -1)
+        x = torch.cat([x, masks], dim=1)
+        table = self.decoder_pos_embed.to(x.dtype)
+        head, body = table[:, : latent.prefix], table[:, latent.prefix :]
+        places = body.expand(len(x), -1, -1).take_along_dim(order.unsqueeze(-1), 1)
+        x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x, attention)
+        return self.decoder_norm(x)
+
+
+def random_order(noise: Tensor) -> Tensor:
+    """(B, N) uniform noise -> (B, N) token indices by ascending noise; equal values keep their order."""
+    return noise.argsort(dim=1, stable=True)
+
+
+def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool) -> Tensor:
+    """Mean of (prediction - target)^2 over hidden tokens (B, M, P), in float32.
+
+    With `normalize`, each token's target is (t - mean) / sqrt(var + 1e-6) over its P values, with the
+    unbiased variance.
+    """
+    target, prediction = target.float(), prediction.float()
+    if normalize:
+        mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+        target = (target - mean) / (var + 1e-6).sqrt()
+    return (prediction - target).square().mean()

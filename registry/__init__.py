@@ -1,0 +1,1 @@
+"""The catalogue: cards, the code that reads, checks and searches them, and the builders."""

@@ -1,0 +1,215 @@
+"""Names -> objects: the only place where an architecture, an objective or a codec is looked up."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from zoo.errors import ConfigError, UnknownNameError, UsageError
+from zoo.registry.catalogue import card, find
+from zoo.registry.recipe import Recipe
+from zoo.registry.schema import Value, override, read, to_table
+
+if TYPE_CHECKING:
+    from zoo.modalities.contracts import Codec, Encoder
+    from zoo.objectives.contract import Objective
+
+__all__ = [
+    "ARCHITECTURES",
+    "OBJECTIVES",
+    "Spec",
+    "build_codec",
+    "build_encoder",
+    "build_objective",
+    "check_pairing",
+    "encoder_spec",
+    "resolve_recipe",
+]
+
+ARCHITECTURES = {
+    "vit": "zoo.modalities.vision.vit:ViT",
+    "code": "zoo.modalities.code.encoder:CodeEncoder",
+}
+OBJECTIVES = {
+    "mae": "zoo.objectives.mae:MAE",
+    "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
+}
+CODECS = {
+    "vision": "zoo.modalities.vision.codec:VisionCodec",
+    "code": "zoo.modalities.code.codec:CodeCodec",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """All that is needed to build one encoder; stored with every set of weights."""
+
+    name: str
+    modality: str
+    encoder: dict[str, Value]  # `name` of the architecture and every argument
+    preprocess: dict[str, Value]
+
+
+def encoder_spec(
+    name: str, changes: Mapping[str, object], preprocess: Mapping[str, object] | None = None
+) -> Spec:
+    """The spec of a catalogue name with some arguments changed.
+
+    Raises:
+        UnknownNameError: no such model.
+        ConfigError: no such argument, or a value of the wrong type.
+    """
+    row, _ = find(name)
+    one = card(name)
+    args = one.encoder_args(one.size_of(row.name)) | dict(changes)
+    return _complete(
+        Spec(
+            name=row.name,
+            modality=one.modality,
+            encoder={"name": one.encoder["name"], **args},
+            preprocess=dict(one.preprocess) | dict(preprocess or {}),
+        ),
+        where=row.name,
+    )
+
+
+def build_encoder(spec: Spec) -> "Encoder":
+    """The encoder with random weights, or without any inside `torch.device("meta")`."""
+    cls = _architecture(spec.encoder)
+    config = read(cls.config_class, _args(spec.encoder), where=f"{spec.name}, encoder")
+    constants = read(cls.preprocess_class, spec.preprocess, where=f"{spec.name}, preprocess")
+    try:
+        encoder: Encoder = cls(config, constants)
+    except ValueError as error:  # what only the two together can say
+        raise ConfigError(f"{spec.name}: {error}") from None
+    return encoder
+
+
+def build_objective(options: Mapping[str, Value], encoder: "Encoder") -> "Objective":
+    """The objective with heads that fit `encoder`."""
+    cls = _objective(options)
+    config = read(cls.config_class, _args(options), where=f"objective {options['name']}")
+    try:
+        objective: Objective = cls(config, encoder)
+    except ValueError as error:
+        raise ConfigError(f"objective {options['name']}: {error}") from None
+    return objective
+
+
+def build_codec(modality: str) -> "Codec":
+    """The codec of a modality."""
+    codec: Codec = _load("modality", modality, CODECS)()
+    return codec
+
+
+def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) -> None:
+    """Refuses a pair that cannot work, before anything is built.
+
+    Raises:
+        UsageError: says what the objective needs and which objectives would work.
+    """
+    architecture, task = _architecture(encoder), _objective(objective)
+    lacking = task.requires - architecture.provides
+    if lacking:
+        fitting = [
+            name
+            for name in OBJECTIVES
+            if _load("objective", name, OBJECTIVES).requires <= architecture.provides
+        ]
+        raise UsageError(
+            f"objective {objective['name']!r} needs an encoder with {' and '.join(sorted(lacking))}, "
+            f"which {encoder['name']!r} does not have; it works with {', '.join(fitting) or 'none'}"
+        )
+
+
+def resolve_recipe(name: str, data: str, words: Iterable[str] = (), *, seed: int = 0) -> Recipe:
+    """A card's recipe with overrides, complete and checked.
+
+    Args:
+        name: a model of the catalogue.
+        data: shards.
+        words: dotted overrides such as "train.lr=3e-4" or "encoder.depth=2".
+        seed: of everything random.
+
+    Raises:
+        UsageError: unknown names or keys, wrong types, a pairing that cannot work.
+    """
+    one, spec = card(name), encoder_spec(name, {})
+    if one.recipe is None:
+        raise UsageError(f"{spec.name} has no recipe: its card only describes published weights")
+    table: dict[str, object] = {
+        "model": spec.name,
+        "data": data,
+        "modality": spec.modality,
+        "encoder": spec.encoder,
+        "preprocess": spec.preprocess,
+        **to_table(one.recipe),
+        "seed": seed,
+    }
+    table = override(table, words)
+    recipe = read(Recipe, table, where=f"recipe of {spec.name}")
+    return complete_recipe(recipe)
+
+
+def complete_recipe(recipe: Recipe) -> Recipe:
+    """The same recipe with every default written out and the pairing checked."""
+    spec = _complete(
+        Spec(
+            name=recipe.model,
+            modality=recipe.modality,
+            encoder=recipe.encoder,
+            preprocess=recipe.preprocess,
+        ),
+        where=f"recipe of {recipe.model}",
+    )
+    check_pairing(spec.encoder, recipe.objective)
+    task = _objective(recipe.objective)
+    config = read(task.config_class, _args(recipe.objective), where=f"recipe of {recipe.model}, objective")
+    return Recipe(
+        model=recipe.model,
+        data=recipe.data,
+        modality=recipe.modality,
+        encoder=spec.encoder,
+        preprocess=spec.preprocess,
+        objective={"name": recipe.objective["name"], **to_table(config)},
+        train=recipe.train,
+        loader=recipe.loader,
+        seed=recipe.seed,
+    )
+
+
+def _complete(spec: Spec, *, where: str) -> Spec:
+    """The same spec with every argument written out, so that later defaults cannot change it."""
+    cls = _architecture(spec.encoder)
+    config = read(cls.config_class, _args(spec.encoder), where=f"{where}, encoder")
+    constants = read(cls.preprocess_class, spec.preprocess, where=f"{where}, preprocess")
+    return Spec(
+        name=spec.name,
+        modality=spec.modality,
+        encoder={"name": spec.encoder["name"], **to_table(config)},
+        preprocess=to_table(constants),
+    )
+
+
+def _args(options: Mapping[str, Value]) -> dict[str, Value]:
+    return {key: value for key, value in options.items() if key != "name"}
+
+
+def _architecture(options: Mapping[str, Value]) -> type:
+    return _load("architecture", str(options["name"]), ARCHITECTURES)
+
+
+def _objective(options: Mapping[str, Value]) -> type:
+    return _load("objective", str(options["name"]), OBJECTIVES)
+
+
+def _load(kind: str, name: str, known: Mapping[str, str]) -> type:
+    """The class behind a name; `module:Class` means a class of an installed package."""
+    if name not in known and ":" not in name:
+        raise UnknownNameError(kind, name, known)
+    module, _, attribute = known.get(name, name).partition(":")
+    try:
+        found: type = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{kind} {name!r} cannot be imported ({error})") from None
+    return found

@@ -1,0 +1,115 @@
+"""The catalogue card: one TOML file with everything a person wants to know about a model family.
+
+The source of truth; `index.json` is generated from the cards for listing.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from zoo.errors import UnknownNameError
+from zoo.registry.recipe import CardRecipe
+from zoo.registry.schema import Value, read, read_toml
+
+__all__ = ["Card", "Licence", "Paper", "Result", "Weights", "read_card"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper:
+    """Where the method was described."""
+
+    title: str
+    year: int
+    arxiv: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """SPDX names; `weights` is what the authors state, and absent where they state none."""
+
+    code: str | None = None  # of the reference implementation, which zoo does not contain
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One published file of weights."""
+
+    tag: str
+    size: str
+    repo: str  # on the Hugging Face Hub
+    file: str
+    layout: str  # how its keys are named: see zoo.hub.convert
+    licence: str | None = None
+    revision: str | None = None  # 40-hex commit
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A number that somebody published, and where."""
+
+    size: str
+    dataset: str
+    protocol: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A model family. A model's name is `family-size`, a set of weights `family-size.tag`."""
+
+    family: str
+    modality: Literal["vision", "volume", "audio", "tabular", "code"]
+    summary: str
+    default_size: str
+    encoder: dict[str, Value]  # `name` of the architecture, and arguments that all sizes share
+    sizes: dict[str, dict[str, Value]]
+    preprocess: dict[str, Value] = field(default_factory=dict)
+    recipe: CardRecipe | None = None
+    paper: Paper | None = None
+    licence: Licence = field(default_factory=Licence)
+    weights: tuple[Weights, ...] = ()
+    results: tuple[Result, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "name" not in self.encoder:
+            raise ValueError("encoder.name is missing: which architecture is it?")
+        for what, size in [
+            ("default_size", self.default_size),
+            *((f"weights {entry.tag!r}", entry.size) for entry in self.weights),
+            *((f"result on {entry.dataset!r}", entry.size) for entry in self.results),
+        ]:
+            if size not in self.sizes:
+                raise ValueError(f"{what} names size {size!r}, which is not among {[*self.sizes]}")
+
+    @property
+    def names(self) -> list[str]:
+        """Every model of the family."""
+        return [f"{self.family}-{size}" for size in self.sizes]
+
+    def size_of(self, name: str) -> str:
+        """The size that a model name means; the family's own name means the default size."""
+        if name == self.family:
+            return self.default_size
+        size = name.removeprefix(f"{self.family}-")
+        if size not in self.sizes:
+            raise UnknownNameError("model", name, self.names)
+        return size
+
+    def encoder_args(self, size: str) -> dict[str, Value]:
+        """Arguments of the architecture for one size, without its name."""
+        shared = {key: value for key, value in self.encoder.items() if key != "name"}
+        return shared | self.sizes[size]
+
+
+def read_card(path: Path) -> Card:
+    """A card file, checked.
+
+    Raises:
+        ConfigError: names the file, the key, and the nearest valid key.
+    """
+    return read(Card, read_toml(path), where=str(path))

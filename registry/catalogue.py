@@ -1,0 +1,185 @@
+"""What models there are: the cards of zoo and of installed packages that add theirs.
+
+Listing reads one JSON file, generated from zoo's own cards, and imports nothing heavy. A package adds
+cards with an entry point of the group `zoo.cards` whose value is an importable package that holds
+`*.toml` files; an architecture of its own is named as `module:Class` in the card.
+"""
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from zoo.registry.card import Card
+
+__all__ = ["Row", "card", "find", "list_models", "own_card_files", "render_index", "rows"]
+
+ROOT = Path(__file__).parent
+ENTRY_POINTS = "zoo.cards"
+MODALITIES = ("vision", "volume", "audio", "tabular", "code")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model, as listings show it."""
+
+    name: str
+    family: str
+    modality: str
+    objective: str
+    summary: str
+    licence: str
+    tags: tuple[str, ...]  # sets of published weights
+    default: bool  # whether the family's own name means this one
+    path: str  # of the card; relative to the cards of zoo, absolute for other packages
+
+
+def list_models(
+    pattern: str = "*",
+    *,
+    modality: str | None = None,
+    objective: str | None = None,
+    pretrained: bool = False,
+    tags: bool = False,
+) -> list[str]:
+    """Names of models, in natural order.
+
+    Args:
+        pattern: a glob such as "bird*".
+        modality: only this one.
+        objective: only models whose recipe uses it.
+        pretrained: only models with published weights.
+        tags: list every set of weights as `name.tag` instead of one name a model.
+
+    Raises:
+        UnknownNameError: there is no such modality or objective.
+    """
+    everything = rows()
+    if modality is not None and modality not in MODALITIES:
+        raise UnknownNameError("modality", modality, MODALITIES)
+    objectives = {row.objective for row in everything}
+    if objective is not None and objective not in objectives:
+        raise UnknownNameError("objective", objective, objectives)
+    chosen = [
+        row
+        for row in everything
+        if (modality is None or row.modality == modality)
+        and (objective is None or row.objective == objective)
+        and (row.tags or not (pretrained or tags))
+    ]
+    names = [
+        name
+        for row in chosen
+        for name in ([f"{row.name}.{tag}" for tag in row.tags] if tags else [row.name])
+        if fnmatch.fnmatchcase(name, pattern)
+    ]
+    return sorted(names, key=_natural)
+
+
+def card(name: str) -> "Card":
+    """The catalogue card of a model, a family, or `name.tag`.
+
+    Raises:
+        UnknownNameError: nothing is called that; suggests what is.
+        ConfigError: the card is malformed.
+    """
+    from zoo.registry.card import read_card
+
+    row, _ = find(name)
+    return read_card(ROOT / "cards" / row.path)
+
+
+def find(name: str) -> tuple[Row, str | None]:
+    """The row and the tag that a name means: a model, a family, or either with `.tag`."""
+    by_name = {row.name: row for row in rows()}
+    by_family = {row.family: row for row in rows() if row.default}
+    base, _, tag = name.partition(".")
+    row = by_name.get(base) or by_family.get(base)
+    if row is None:
+        known = {*by_name, *by_family}
+        raise UnknownNameError("model", name, known, "zoo.list_models() shows all")
+    if tag and tag not in row.tags:
+        said = "this model has no published weights" if not row.tags else ""
+        raise UnknownNameError(f"weights of {row.name}", tag, row.tags, said)
+    return row, tag or None
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """Every model: zoo's from the index, then those of other packages.
+
+    Raises:
+        ConfigError: a package's card is malformed, or two cards claim one name.
+    """
+    data = json.loads((ROOT / "index.json").read_text())
+    found = [Row(**(row | {"tags": tuple(row["tags"])})) for row in data]
+    seen = {row.name: "zoo" for row in found}
+    for package, path in _foreign_card_files():
+        for row in _rows_of(path, str(path)):
+            if row.name in seen:
+                raise ConfigError(f"{path}: model {row.name!r} exists already in {seen[row.name]}")
+            seen[row.name] = package
+            found.append(row)
+    return tuple(found)
+
+
+def own_card_files() -> list[Path]:
+    """zoo's cards."""
+    return sorted((ROOT / "cards").glob("*/*.toml"))
+
+
+def render_index() -> str:
+    """The content of index.json, from zoo's cards."""
+    found = [
+        asdict(row)
+        for path in own_card_files()
+        for row in _rows_of(path, path.relative_to(ROOT / "cards").as_posix())
+    ]
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _rows_of(path: Path, shown: str) -> Iterable[Row]:
+    from zoo.registry.card import read_card
+
+    one = read_card(path)
+    for size in one.sizes:
+        yield Row(
+            name=f"{one.family}-{size}",
+            family=one.family,
+            modality=one.modality,
+            objective=str(one.recipe.objective["name"]) if one.recipe else "",
+            summary=one.summary,
+            licence=one.licence.weights or "",
+            tags=tuple(entry.tag for entry in one.weights if entry.size == size),
+            default=size == one.default_size,
+            path=shown,
+        )
+
+
+def _foreign_card_files() -> Iterable[tuple[str, Path]]:
+    from importlib.metadata import entry_points
+
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        try:
+            folder = resources.files(entry.value)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"entry point {entry.name!r} of {ENTRY_POINTS}: cannot import {entry.value!r} ({error})"
+            ) from None
+        for item in sorted(folder.iterdir(), key=lambda item: item.name):
+            if item.name.endswith(".toml"):
+                yield entry.value, Path(str(item))
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sorts vit-9 before vit-10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

@@ -1,0 +1,121 @@
+"""The order of samples: a pure function of (seed, epoch, position), O(1) in time and memory.
+
+Position g counts samples over all epochs. Epochs are bijections: each visits every sample once. Blocks
+of `block` neighbours stay together on disk, `pool` samples are shuffled among each other, `lanes`
+are independent streams. Integer arithmetic mod 2**64 only: no library's random stream takes part, so
+that the order never changes between versions. Normative text: specification `data`, 2.2.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Order", "key", "mix", "perm"]
+
+Words = NDArray[np.uint64]
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6
+_EPOCH_BLOCKS, _LANE_POOLS = 1, 2  # what a key is for
+
+
+def mix(x: Words) -> Words:
+    """splitmix64's finaliser: a bijection of 64-bit words that scatters every bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def key(*parts: int | Words) -> Words:
+    """One word from several; arrays broadcast."""
+    h = np.full(1, _GOLDEN)
+    for part in parts:
+        v = np.asarray(part, dtype=np.uint64)
+        h = mix(h ^ (v + _GOLDEN + (h << np.uint64(6)) + (h >> np.uint64(2))))
+    return h
+
+
+def perm(x: Words, n: Words, k: Words, *, inverse: bool = False) -> Words:
+    """Where x goes in a random permutation of range(n) chosen by k: a Feistel cipher, walked until < n.
+
+    Args:
+        x: numbers below `n`.
+        n: sizes, of the same shape.
+        k: keys, of the same shape.
+        inverse: what goes to x instead.
+    """
+    x = np.array(np.broadcast_to(x, np.broadcast(x, n, k).shape), dtype=np.uint64)
+    n, k = (np.broadcast_to(np.asarray(a, dtype=np.uint64), x.shape) for a in (n, k))
+    sizes = np.unique(n)
+    bits = [max(2, int(size - 1).bit_length()) for size in np.maximum(sizes, 1).tolist()]
+    half = np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)[np.searchsorted(sizes, n)]
+    low = (np.uint64(1) << half) - np.uint64(1)
+    rounds = [key(k, j) for j in range(_ROUNDS)]
+    todo = np.flatnonzero(n.ravel() > 1)
+    flat, limit = x.ravel(), n.ravel()
+    while todo.size:
+        h, m = half.ravel()[todo], low.ravel()[todo]
+        left, right = flat[todo] >> h, flat[todo] & m
+        for r in rounds[::-1] if inverse else rounds:
+            word = r.ravel()[todo]
+            if inverse:
+                left, right = right ^ (mix(left + word) & m), left
+            else:
+                left, right = right, left ^ (mix(right + word) & m)
+        flat[todo] = (left << h) | right
+        todo = todo[flat[todo] >= limit[todo]]
+    return flat.reshape(x.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Which sample stands at which position, for `samples` samples."""
+
+    samples: int  # M
+    seed: int = 0
+    block: int = 64  # b: neighbours on disk that stay together
+    pool: int = 16_384  # P: samples that are shuffled among each other
+    lanes: int = 1  # C: independent streams
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.block, self.pool, self.lanes) < 1:
+            raise ValueError(f"samples, block, pool and lanes must be at least 1: {self}")
+
+    def epochs(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which pass over the data each position belongs to."""
+        return np.asarray(positions) // self.samples
+
+    def ids(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sample ids, below `samples`, at any positions >= 0."""
+        g = np.asarray(positions, dtype=np.uint64)
+        m, c = np.uint64(self.samples), np.uint64(self.lanes)
+        epoch, p = g // m, g % m
+        with np.errstate(over="ignore"):
+            slot = self._slot(epoch, p, m // c)
+            return self._sample(epoch, slot).astype(np.int64)
+
+    def _slot(self, epoch: Words, p: Words, length: np.uint64) -> Words:
+        """Shuffles inside the pools of each lane; the tail shorter than a lane stays."""
+        c, pool = np.uint64(self.lanes), np.uint64(self.pool)
+        i, lane = p // c, p % c
+        window, offset = i // pool, i % pool
+        inside = p < c * length
+        n = np.minimum(pool, np.where(inside, length - window * pool, 1))
+        offset = np.where(inside, offset, 0)
+        k = key(self.seed, epoch, _LANE_POOLS, lane, window)
+        shuffled = lane * length + window * pool + perm(offset, n, k)
+        return np.where(inside, shuffled, p)
+
+    def _sample(self, epoch: Words, slot: Words) -> Words:
+        """Permutes the blocks; the short last block may stand anywhere."""
+        m, b = np.uint64(self.samples), np.uint64(self.block)
+        blocks = (m + b - np.uint64(1)) // b
+        rest = m - (blocks - np.uint64(1)) * b
+        kb = key(self.seed, epoch, _EPOCH_BLOCKS)
+        short = perm(blocks - np.uint64(1), blocks, kb, inverse=True)
+        after = slot - rest
+        j = np.where(slot < short * b, slot // b, np.uint64(1) + after // b)
+        f = np.where(slot < short * b, slot % b, after % b)
+        in_short = (slot >= short * b) & (slot < short * b + rest)
+        j, f = np.where(in_short, short, j), np.where(in_short, slot - short * b, f)
+        return perm(j, blocks, kb) * b + f

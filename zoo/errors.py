@@ -1,0 +1,94 @@
+"""One family of errors: a person reads one line, a program reads the class and the exit code."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BusyError",
+    "ConfigError",
+    "DataError",
+    "IntegrityError",
+    "NonFiniteError",
+    "Preempted",
+    "StorageError",
+    "UnknownNameError",
+    "UsageError",
+    "WeightsError",
+    "ZooError",
+    "nearest",
+]
+
+
+class ZooError(Exception):
+    """Anything zoo refuses or fails at; the message is one line: what, where, what to do."""
+
+    exit_code = 1
+    run_exit_code: int | None = None  # what a run (`zoo pretrain`) exits with, where it differs
+
+
+class UsageError(ZooError):
+    """The request itself is off: an unknown name, a wrong option, a folder that is not what it says."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A card, a recipe or an override does not fit its schema; names the file and the key."""
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A model, objective, modality or option that does not exist; suggests the nearest that does."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        near = nearest(name, known)
+        said = f"; did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{said}" + (f" ({hint})" if hint else ""))
+        self.nearest = near
+
+
+class DataError(ZooError):
+    """A sample, a shard or an input file that cannot be read; names it."""
+
+    run_exit_code = 65
+
+
+class WeightsError(ZooError):
+    """Weights that do not fit the encoder: lists missing, unexpected and misshapen tensors."""
+
+
+class IntegrityError(ZooError):
+    """Bytes that are not the ones that were written: gives the expected and the found digest."""
+
+    run_exit_code = 65
+
+
+class StorageError(ZooError):
+    """The disk said no: full, read-only, gone. Nothing half-written stays behind."""
+
+    run_exit_code = 74
+
+
+class BusyError(ZooError):
+    """Another process is writing this run."""
+
+    run_exit_code = 73
+
+
+class NonFiniteError(ZooError):
+    """The loss or the gradient stopped being a number; the last checkpoint is intact."""
+
+    run_exit_code = 70
+
+
+class Preempted(ZooError):  # noqa: N818 - an order that was followed, not an error
+    """The run was asked to stop, saved its state, and continues with the same command."""
+
+    run_exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Known names that look like `name`, best first; prefixes count as near."""
+    names = sorted(known)
+    begins = [other for other in names if name and other.startswith(name)]
+    similar = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    return list(dict.fromkeys(begins + similar))[:most]
