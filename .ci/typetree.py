@@ -1,4 +1,4 @@
-"""Builds .typing/zoo: links that show mypy the tree as it is installed, with every folder under zoo."""
+"""Builds .typing/zoo: links that show mypy the tree as it is installed."""
 
 import shutil
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Speed against peers, miniatures of papers' claims, and full-scale reproduction scripts."""

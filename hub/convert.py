@@ -1,7 +1,7 @@
 """Foreign checkpoint layouts -> zoo's names. Encoders never know foreign names.
 
-Every key of a foreign file ends in one of three places: the encoder, an objective's heads, or `extra`
-with the reason why zoo has no use for it.
+Every key of a foreign file ends in one of three places: the encoder, an objective's heads, or
+`extra` with the reason why zoo has no use for it.
 """
 
 import re
@@ -45,7 +45,7 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 
 def detect(state: State) -> str:
-    """The layout that a state dict's keys are in; "zoo" where they look like none of the foreign ones."""
+    """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
     if any(key.startswith(("vit.", "decoder.decoder_")) for key in state):
         return "transformers-vit-mae"
     if "patch_embed.proj.weight" in state:
@@ -58,7 +58,7 @@ def _from_zoo(state: State) -> Converted:
 
 
 def _from_mae(state: State) -> Converted:
-    """facebookresearch/mae, pretrained or fine-tuned, and timm's `.mae` tags: the names are zoo's own."""
+    """facebookresearch/mae, pretrained or fine-tuned, and timm's `.mae` tags: zoo's own names."""
     out = Converted()
     for key, value in state.items():
         if key == "mask_token" or key.startswith("decoder_"):
@@ -70,7 +70,8 @@ def _from_mae(state: State) -> Converted:
     return out
 
 
-# transformers 4 files (D), transformers 5 in memory (E) and on disk (F): outer names, then inner ones.
+# transformers 4 files (D), transformers 5 in memory (E) and on disk (F): outer names, then inner
+# ones.
 _OUTER = [
     (r"vit\.embeddings\.cls_token", "cls_token"),
     (r"vit\.embeddings\.position_embeddings", "pos_embed"),
@@ -115,7 +116,7 @@ def _from_transformers_vit_mae(state: State) -> Converted:
 
 
 def to_transformers_vit_mae(encoder: State, objective: State) -> State:
-    """zoo's names -> the file layout of transformers 4, which transformers 5 reads too."""
+    """Zoo's names -> the file layout of transformers 4, which transformers 5 reads too."""
     out: State = {}
     for key, value in {**encoder, **objective}.items():
         stack, name = "vit.encoder.layer", key

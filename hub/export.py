@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
-
-from zoo.errors import IntegrityError, StorageError, UsageError
-from zoo.files import atomic_folder, sha256_of
 from zoo.hub.weights import load_encoder
 from zoo.modalities.contracts import Encoder
 from zoo.registry.build import Spec
 from zoo.registry.schema import read
+
+from zoo.errors import IntegrityError, StorageError, UsageError
+from zoo.files import atomic_folder, sha256_of
 
 __all__ = ["CONFIG", "load_export", "save_export"]
 

@@ -1,7 +1,8 @@
 """Weights into an encoder: no random initialisation, no copy, every tensor accounted for.
 
-Order: read the header, build on the meta device, map names, check, assign, recompute buffers. The file
-is mapped, so loading a ViT-B touches a few pages until the first forward (benchmarks/speed/loading.py).
+Order: read the header, build on the meta device, map names, check, assign, recompute buffers. The
+file is mapped, so loading a ViT-B touches a few pages until the first forward
+(benchmarks/speed/loading.py).
 """
 
 from pathlib import Path
@@ -10,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-
-from zoo.errors import UsageError, WeightsError
 from zoo.hub.convert import convert
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import Spec, build_encoder
+
+from zoo.errors import UsageError, WeightsError
 
 __all__ = ["load_encoder", "read_state"]
 
@@ -105,9 +106,7 @@ def _check(encoder: Encoder, state: dict[str, Tensor], path: Path) -> None:
     if misshapen:
         problems.append(f"misshapen {_some(misshapen)}")
     if problems:
-        raise WeightsError(
-            f"{path}: these weights are not for this encoder: {'; '.join(problems)}"
-        )
+        raise WeightsError(f"{path}: these weights are not for this encoder: {'; '.join(problems)}")
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""One folder a modality, and the parts they share: tokens, attention, blocks."""

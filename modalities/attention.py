@@ -6,11 +6,12 @@ Rule (for tensors on the CPU / on CUDA):
     dense, no bias          SDPA / xformers in half precision, SDPA in float32 (never silently cast)
     padded, causal          SDPA with a mask
     ALiBi                   SDPA with a dense bias, bucket by bucket where packed
-    packed                  buckets through SDPA / xformers' block-diagonal mask, else torch's varlen
+    packed                  buckets through SDPA / xformers' block-diagonal mask, else torch's
+    varlen
 `ZOO_ATTENTION=sdpa` keeps to torch's kernels everywhere; the choice is logged once.
 
-xformers 0.0.35 is built for torch 2.10: under 2.11 its own library stays unloaded, and its attention
-still works, because it calls the kernels that torch ships.
+xformers 0.0.35 is built for torch 2.10: under 2.11 its own library stays unloaded, and its
+attention still works, because it calls the kernels that torch ships.
 """
 
 import importlib
@@ -22,10 +23,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-
 from zoo.modalities.packing import Packed
 
-__all__ = ["alibi_slopes", "attention", "rotary", "rotate"]
+__all__ = ["alibi_slopes", "attention", "available_backends", "rotary", "rotate"]
 
 _log = logging.getLogger("zoo")
 
@@ -78,18 +78,20 @@ def _dense(
     if valid is None and slopes is None:
         ops = _xformers(q) if q.is_cuda and not causal else None
         if ops is not None:
-            return ops.memory_efficient_attention(q, k, v)
+            out: Tensor = ops.memory_efficient_attention(q, k, v)
+            return out
         _say_once("sdpa")
-        out = scaled_dot_product_attention(*_heads_first(q, k, v), is_causal=causal)
-        return out.transpose(1, 2)
+        q, k, v = _heads_first(q, k, v)
+        return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
     mask = _mask(q.shape[1], q, valid, slopes, causal)
-    return scaled_dot_product_attention(*_heads_first(q, k, v), attn_mask=mask).transpose(1, 2)
+    q, k, v = _heads_first(q, k, v)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def _packed_buckets(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, slopes: Tensor | None, causal: bool
 ) -> Tensor:
-    """Like lengths together, padded inside their bucket only: works on every device and with ALiBi."""
+    """Like lengths together, padded inside their bucket: on every device, and with ALiBi."""
     parts = []
     for bucket in packed.buckets:
         rows, shape = bucket.rows.flatten(), (*bucket.rows.shape, *q.shape[2:])
@@ -104,7 +106,8 @@ def _packed_xformers(
 ) -> Tensor:
     mask = packed.block_diagonal_mask
     bias = mask.make_causal() if causal else mask
-    return ops.memory_efficient_attention(q, k, v, attn_bias=bias)
+    out: Tensor = ops.memory_efficient_attention(q, k, v, attn_bias=bias)
+    return out
 
 
 def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool) -> Tensor:
@@ -113,9 +116,7 @@ def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool
     _say_once("torch varlen")
     starts, longest = packed.cu_seqlens, packed.longest
     window = (-1, 0) if causal else (-1, -1)
-    out = varlen_attn(
-        q[0], k[0], v[0], starts, starts, longest, longest, window_size=window
-    )
+    out = varlen_attn(q[0], k[0], v[0], starts, starts, longest, longest, window_size=window)
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)
 
@@ -146,7 +147,7 @@ def _heads_first(*tensors: Tensor) -> list[Tensor]:
 
 
 def _xformers(q: Tensor) -> ModuleType | None:
-    """xformers' operators, where they are installed, wanted, and made for this tensor."""
+    """Xformers' operators, where they are installed, wanted, and made for this tensor."""
     if q.dtype not in (torch.float16, torch.bfloat16) or not _wants_xformers():
         return None
     ops = _import_xformers()
@@ -175,6 +176,16 @@ def _say_once(backend: str) -> None:
     _log.info("attention runs on %s", backend)
 
 
+def available_backends() -> list[str]:
+    """Kernels that attention can use on this machine."""
+    names = ["sdpa (cpu)"]
+    if torch.cuda.is_available():
+        names += ["sdpa (cuda)", "torch varlen (cuda)"]
+        if _import_xformers() is not None:
+            names.append("xformers (cuda)")
+    return names
+
+
 def alibi_slopes(heads: int) -> Tensor:
     """(H,) slopes of ALiBi (arXiv 2108.12409); head counts that are no power of two included."""
     power = 1 << (heads.bit_length() - 1)
@@ -200,7 +211,7 @@ def rotary(positions: Tensor, width: int, base: float = 10_000.0) -> tuple[Tenso
 
 
 def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns queries or keys (..., H, E) by the angles of `rotary`, in float32, back in their dtype."""
+    """Turns queries or keys (..., H, E) by the angles of `rotary`; computed in float32."""
     cos, sin = cos_sin
     wide = x.float()
     left, right = wide.chunk(2, dim=-1)

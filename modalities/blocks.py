@@ -1,8 +1,8 @@
 """The pre-norm transformer block that all encoders and decoders share.
 
-timm has these parts too, and its names are kept (`attn.qkv`, `mlp.fc1`, ...) so that its checkpoints
-fit. They are written out because importing timm costs several times more than loading a model
-(benchmarks/speed/loading.py), and because attention must know packed batches.
+timm has these parts too, and its names are kept (`attn.qkv`, `mlp.fc1`, ...) so that its
+checkpoints fit. They are written out because importing timm costs several times more than loading
+a model (benchmarks/speed/loading.py), and because attention must know packed batches.
 
 Notation: B samples, N tokens, D width, H heads, E width of a head, F width inside the MLP.
 """
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers around an exact GELU; `gated` is GeGLU (arXiv 2002.05202), first half activated."""
+    """Two layers around an exact GELU; `gated`: GeGLU (arXiv 2002.05202), first half activated."""
 
     def __init__(self, dim: int, hidden: int, *, gated: bool = False, bias: bool = True) -> None:
         super().__init__()

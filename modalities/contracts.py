@@ -4,7 +4,8 @@ Notation: B samples, N tokens of a sample, T tokens of a packed batch, D width, 
 P values a token was made from.
 
 A batch is a dict of tensors. Where sequences are packed, their tokens lie end to end and `lengths`
-(B,) says how long each is; `lengths` stays on the host, because the shape of the work depends on it.
+(B,) says how long each is; `lengths` stays on the host, because the shape of the work depends on
+it.
 """
 
 from abc import ABC, abstractmethod
@@ -17,17 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import DataError
+
 __all__ = [
     "Batch",
     "Codec",
     "Encoder",
     "Features",
+    "GridEncoder",
     "LoadReport",
     "Preprocess",
     "Raw",
     "Sample",
     "TokenEncoder",
     "Tokens",
+    "VocabularyEncoder",
+    "decode_label",
     "to_device",
 ]
 
@@ -111,14 +117,14 @@ class Preprocess(ABC):
         """False while something must still be learned from data (a tokenizer)."""
         return True
 
-    def fit(self, samples: Iterable[Sample]) -> None:
+    def fit(self, samples: Iterable[Sample]) -> None:  # noqa: B027 - most have nothing to learn
         """Learns what is missing from decoded training samples; does nothing by default."""
 
     def assets(self) -> dict[str, bytes]:
         """Files that must be stored beside the weights, by name."""
         return {}
 
-    def load_assets(self, assets: Mapping[str, bytes]) -> None:
+    def load_assets(self, assets: Mapping[str, bytes]) -> None:  # noqa: B027
         """Takes back what `assets` gave; names it does not know are ignored."""
 
 
@@ -136,7 +142,7 @@ class Codec(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """Where an encoder's weights came from: every tensor of the file and the encoder is in one list."""
+    """Where weights came from: every tensor of the file and of the encoder is in one list."""
 
     source: str
     loaded: tuple[str, ...] = ()
@@ -156,7 +162,9 @@ class Encoder(nn.Module, ABC):
     """A batch -> features; never knows which objective trains it."""
 
     modality: ClassVar[str]
-    provides: ClassVar[frozenset[str]] = frozenset()  # what an objective may ask of it
+    needs_words: ClassVar[str] = "an encoder"  # how an objective that needs this kind says so
+    config_class: ClassVar[type]  # frozen dataclass: everything that shapes the encoder
+    preprocess_class: ClassVar[type]  # frozen dataclass: the constants of its preprocessing
     dim: int
     preprocess: Preprocess
     load_report: LoadReport | None = None
@@ -165,7 +173,7 @@ class Encoder(nn.Module, ABC):
     def forward(self, batch: Batch) -> Features:
         """Features of a batch."""
 
-    def init_buffers(self) -> None:  # noqa: B027 - most encoders have none
+    def init_buffers(self) -> None:
         """(Re)computes the buffers that no file holds; called again after loading from meta."""
 
     def adapt(self, state: dict[str, Tensor]) -> tuple[str, ...]:
@@ -222,20 +230,49 @@ class TokenEncoder(Encoder):
     def pool(self, tokens: Tokens) -> Tensor:
         """(B, D) from what `encode` gave."""
 
-    @property
-    def grid(self) -> tuple[int, ...] | None:
-        """Tokens along each axis, where the input has a fixed size."""
-        return None
-
     def forward(self, batch: Batch) -> Features:
         """All tokens through the trunk."""
         tokens = self.encode(self.tokenize(batch))
         return Features(
             tokens=tokens.x[:, tokens.prefix :],
             pooled=self.pool(tokens),
-            grid=self.grid,
+            grid=getattr(self, "grid", None),
             lengths=tokens.lengths,
         )
+
+
+class GridEncoder(TokenEncoder):
+    """A token encoder whose tokens lie on a fixed grid and carry the values they were made from."""
+
+    needs_words = "tokens on a fixed grid that carry their own values"
+    target_dim: int  # P
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, ...]:
+        """Tokens along each axis, slowest first; N is their product."""
+
+
+class VocabularyEncoder(TokenEncoder):
+    """A token encoder of ids below `vocab_size`, whose embedding a head may share."""
+
+    needs_words = "token ids of a vocabulary"
+    vocab_size: int
+    mask_id: int
+    num_special: int  # ids below this are never masked nor drawn as replacements
+    embedding: nn.Embedding
+
+
+def decode_label(data: bytes) -> int:
+    """A `cls` member: ASCII digits.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    text = data[:20].decode("ascii", errors="replace").strip()
+    if not text.isdecimal() or len(data) > 20:
+        raise DataError(f"label {text!r} is not a whole number")
+    return int(text)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

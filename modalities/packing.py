@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "Packed"]
 
-# A sequence joins a bucket when it fills at least this share of the bucket's longest. Attention is a
-# small part of the work at these lengths, so a few wide buckets beat many narrow ones
+# A sequence joins a bucket when it fills at least this share of the bucket's longest. Attention is
+# a small part of the work at these lengths, so a few wide buckets beat many narrow ones
 # (benchmarks/speed/attention.py).
 BUCKET_FILL = 0.6
 
@@ -85,7 +85,7 @@ class Packed:
 
     @cached_property
     def block_diagonal_mask(self) -> "BlockDiagonalMask":
-        """xformers' form of this division, made once a batch: it costs a copy to the device."""
+        """Xformers' form of this division, made once a batch: it costs a copy to the device."""
         from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
         return BlockDiagonalMask.from_seqlens(self.lengths, device=self.device)

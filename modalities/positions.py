@@ -15,7 +15,7 @@ __all__ = ["resize_positions", "sincos_positions"]
 
 
 def sincos_positions(dim: int, grid: tuple[int, ...], *, prefix: int = 0) -> Tensor:
-    """Table (1, prefix + N, dim) for N = prod(grid) tokens in row-major order; prefix rows are zero.
+    """Table (1, prefix + N, dim) for N = prod(grid) tokens, row-major; prefix rows are zero.
 
     Args:
         dim: channels, a multiple of 2 x the number of axes.
@@ -40,8 +40,8 @@ def sincos_positions(dim: int, grid: tuple[int, ...], *, prefix: int = 0) -> Ten
 def resize_positions(table: Tensor, size: tuple[int, int], *, prefix: int) -> Tensor:
     """A position table (1, prefix + N, D) of a square grid for another 2-D grid.
 
-    Bicubic, align_corners False, no antialias, as facebookresearch/mae does it; timm's own resampler
-    antialiases and differs by up to 0.19. Prefix rows stay as they are.
+    Bicubic, align_corners False, no antialias, as facebookresearch/mae does it; timm's own
+    resampler antialiases and differs by up to 0.19. Prefix rows stay as they are.
     """
     head, body = table[:, :prefix], table[:, prefix:]
     side = math.isqrt(body.shape[1])

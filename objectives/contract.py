@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
 from zoo.modalities.contracts import Batch, Encoder
 
 __all__ = ["Losses", "Objective"]
@@ -14,7 +13,7 @@ __all__ = ["Losses", "Objective"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """`total` is what is minimised; `parts` are the terms it is made of; `metrics` are only watched."""
+    """`total` is minimised; `parts` are the terms it is made of; `metrics` are only watched."""
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -24,7 +23,8 @@ class Losses:
 class Objective(nn.Module, ABC):
     """Owns the pretext task: masks or views, heads, loss. Made for one encoder's widths."""
 
-    requires: ClassVar[frozenset[str]] = frozenset()  # what the encoder must provide
+    requires: ClassVar[type[Encoder]] = Encoder  # the kind of encoder that it can train
+    config_class: ClassVar[type]  # frozen dataclass: the options of the task
 
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Turns a preprocessed sample into what training sees; runs in the loader's workers.
@@ -42,5 +42,5 @@ class Objective(nn.Module, ABC):
         """How many targets `total` is the mean of: what micro-batches are weighted by."""
         return len(next(iter(batch.values())))
 
-    def after_step(self) -> None:  # noqa: B027 - most objectives have no state of their own
+    def after_step(self) -> None:
         """EMA teachers, queues; the only place where an objective may change state."""

@@ -1,9 +1,9 @@
 """Masked autoencoder: reconstruct hidden tokens from the visible ones (arXiv 2111.06377).
 
-Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before the
-decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with positions
-gathered to match, and only hidden patches are predicted. Transformers do not see order, so the function
-is the same; `reconstruct` gives the reference's form.
+Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before
+the decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with
+positions gathered to match, and only hidden patches are predicted. Transformers do not see order,
+so the function is the same; `reconstruct` gives the reference's form.
 
 Works on any encoder with a fixed grid whose tokens carry the values they were made from.
 
@@ -15,10 +15,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
-from zoo.modalities.contracts import Batch, Encoder, TokenEncoder, Tokens
+from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
 
@@ -56,13 +55,12 @@ class Reconstruction:
 class MAE(Objective):
     """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"patches", "grid"})
+    requires: ClassVar[type[Encoder]] = GridEncoder
     config_class = MAEConfig
 
     def __init__(self, config: MAEConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, TokenEncoder)
-        assert encoder.grid is not None
+        assert isinstance(encoder, GridEncoder)
         self.config = config
         self.num_tokens = torch.Size(encoder.grid).numel()
         self.num_visible = int(self.num_tokens * (1 - config.mask_ratio))
@@ -120,8 +118,19 @@ class MAE(Objective):
             order=order,
         )
 
+    def fill_in(self, whole: Reconstruction) -> Tensor:
+        """(B, N, P) in the input's space: visible tokens as they are, hidden ones predicted.
+
+        With norm_pix_loss predictions are put back with the statistics of the true token.
+        """
+        prediction = whole.prediction
+        if self.config.norm_pix_loss:
+            mean, var = whole.target.mean(-1, keepdim=True), whole.target.var(-1, keepdim=True)
+            prediction = prediction * (var + 1e-6).sqrt() + mean
+        return torch.where(whole.mask.unsqueeze(-1) > 0, prediction, whole.target)
+
     def _encode(self, encoder: Encoder, batch: Batch) -> tuple[Tokens, Tokens, Tensor]:
-        assert isinstance(encoder, TokenEncoder)
+        assert isinstance(encoder, GridEncoder)
         tokens = encoder.tokenize(batch)
         order = random_order(batch["noise"])
         latent = encoder.encode(tokens.select(order[:, : self.num_visible]))
@@ -138,19 +147,20 @@ class MAE(Objective):
         x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
         for block in self.decoder_blocks:
             x = block(x, attention)
-        return self.decoder_norm(x)
+        normed: Tensor = self.decoder_norm(x)
+        return normed
 
 
 def random_order(noise: Tensor) -> Tensor:
-    """(B, N) uniform noise -> (B, N) token indices by ascending noise; equal values keep their order."""
+    """(B, N) uniform noise -> (B, N) token indices by ascending noise; ties keep their order."""
     return noise.argsort(dim=1, stable=True)
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool) -> Tensor:
     """Mean of (prediction - target)^2 over hidden tokens (B, M, P), in float32.
 
-    With `normalize`, each token's target is (t - mean) / sqrt(var + 1e-6) over its P values, with the
-    unbiased variance.
+    With `normalize`, each token's target is (t - mean) / sqrt(var + 1e-6) over its P values, with
+    the unbiased variance.
     """
     target, prediction = target.float(), prediction.float()
     if normalize:

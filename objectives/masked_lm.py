@@ -1,7 +1,7 @@
 """Masked language modelling on packed token ids (arXiv 1810.04805), 30 % masked as MosaicBERT does.
 
-Of the chosen tokens 80 % become `<mask>`, 10 % a random id, 10 % stay. Only chosen positions go through
-the head, whose last layer is tied to the encoder's embedding.
+Of the chosen tokens 80 % become `<mask>`, 10 % a random id, 10 % stay. Only chosen positions go
+through the head, whose last layer is tied to the encoder's embedding.
 
 Notation: T tokens of a batch, M chosen ones, N tokens of a text, D width, V vocabulary.
 """
@@ -12,8 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear
-
-from zoo.modalities.contracts import Batch, Encoder, TokenEncoder
+from zoo.modalities.contracts import Batch, Encoder, VocabularyEncoder
 from zoo.objectives.contract import Losses, Objective
 
 __all__ = ["MaskedLM", "MaskedLMConfig", "corrupt"]
@@ -35,17 +34,18 @@ class MaskedLMConfig:
 
 
 class MaskedLM(Objective):
-    """Batches need `target_index` (M,) into the T tokens and `target_ids` (M,); `views` makes them."""
+    """Batches need `target_index` (M,) into the T tokens and `target_ids` (M,), from `views`."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
+    requires: ClassVar[type[Encoder]] = VocabularyEncoder
     config_class = MaskedLMConfig
 
     def __init__(self, config: MaskedLMConfig, encoder: Encoder) -> None:
         super().__init__()
+        assert isinstance(encoder, VocabularyEncoder)
         self.config = config
-        self.vocab_size: int = encoder.vocab_size
-        self.mask_id: int = encoder.mask_id
-        self.num_special: int = encoder.num_special
+        self.vocab_size = encoder.vocab_size
+        self.mask_id = encoder.mask_id
+        self.num_special = encoder.num_special
         self.dense = nn.Linear(encoder.dim, encoder.dim, bias=False)
         self.norm = nn.LayerNorm(encoder.dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.vocab_size))
@@ -73,7 +73,7 @@ class MaskedLM(Objective):
 
     def predict(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Logits (M, V) at `target_index`."""
-        assert isinstance(encoder, TokenEncoder)
+        assert isinstance(encoder, VocabularyEncoder)
         tokens = encoder.encode(encoder.tokenize(batch))
         x = tokens.x.flatten(0, 1)[batch["target_index"]]
         x = self.norm(gelu(self.dense(x)))
@@ -95,8 +95,8 @@ def corrupt(
 ) -> tuple[Tensor, Tensor]:
     """Masks one text.
 
-    Each token that is not special is chosen with probability `mask_ratio`; if chance chose none, one
-    is, so that every text has a target.
+    Each token that is not special is chosen with probability `mask_ratio`; if chance chose none,
+    one is, so that every text has a target.
 
     Args:
         ids: (N,) token ids; ids below `num_special` are never chosen.

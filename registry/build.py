@@ -2,13 +2,14 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo.errors import ConfigError, UnknownNameError, UsageError
 from zoo.registry.catalogue import card, find
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import Value, override, read, to_table
+
+from zoo.errors import ConfigError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from zoo.modalities.contracts import Codec, Encoder
@@ -76,30 +77,27 @@ def encoder_spec(
 def build_encoder(spec: Spec) -> "Encoder":
     """The encoder with random weights, or without any inside `torch.device("meta")`."""
     cls = _architecture(spec.encoder)
-    config = read(cls.config_class, _args(spec.encoder), where=f"{spec.name}, encoder")
-    constants = read(cls.preprocess_class, spec.preprocess, where=f"{spec.name}, preprocess")
+    config, constants = _configs(cls, spec, where=spec.name)
     try:
-        encoder: Encoder = cls(config, constants)
+        return cls(config, constants)
     except ValueError as error:  # what only the two together can say
         raise ConfigError(f"{spec.name}: {error}") from None
-    return encoder
 
 
 def build_objective(options: Mapping[str, Value], encoder: "Encoder") -> "Objective":
     """The objective with heads that fit `encoder`."""
     cls = _objective(options)
-    config = read(cls.config_class, _args(options), where=f"objective {options['name']}")
+    config = _task_config(options, where=f"objective {options['name']}")
     try:
-        objective: Objective = cls(config, encoder)
+        return cls(config, encoder)
     except ValueError as error:
         raise ConfigError(f"objective {options['name']}: {error}") from None
-    return objective
 
 
 def build_codec(modality: str) -> "Codec":
     """The codec of a modality."""
-    codec: Codec = _load("modality", modality, CODECS)()
-    return codec
+    codec: type[Codec] = _load("modality", modality, CODECS)
+    return codec()
 
 
 def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) -> None:
@@ -109,16 +107,15 @@ def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) 
         UsageError: says what the objective needs and which objectives would work.
     """
     architecture, task = _architecture(encoder), _objective(objective)
-    lacking = task.requires - architecture.provides
-    if lacking:
+    if not issubclass(architecture, task.requires):
         fitting = [
             name
             for name in OBJECTIVES
-            if _load("objective", name, OBJECTIVES).requires <= architecture.provides
+            if issubclass(architecture, _objective({"name": name}).requires)
         ]
         raise UsageError(
-            f"objective {objective['name']!r} needs an encoder with {' and '.join(sorted(lacking))}, "
-            f"which {encoder['name']!r} does not have; it works with {', '.join(fitting) or 'none'}"
+            f"objective {objective['name']!r} needs {task.requires.needs_words}, which "
+            f"{encoder['name']!r} does not have; it works with {', '.join(fitting) or 'none'}"
         )
 
 
@@ -163,8 +160,7 @@ def complete_recipe(recipe: Recipe) -> Recipe:
         where=f"recipe of {recipe.model}",
     )
     check_pairing(spec.encoder, recipe.objective)
-    task = _objective(recipe.objective)
-    config = read(task.config_class, _args(recipe.objective), where=f"recipe of {recipe.model}, objective")
+    config = _task_config(recipe.objective, where=f"recipe of {recipe.model}, objective")
     return Recipe(
         model=recipe.model,
         data=recipe.data,
@@ -181,8 +177,7 @@ def complete_recipe(recipe: Recipe) -> Recipe:
 def _complete(spec: Spec, *, where: str) -> Spec:
     """The same spec with every argument written out, so that later defaults cannot change it."""
     cls = _architecture(spec.encoder)
-    config = read(cls.config_class, _args(spec.encoder), where=f"{where}, encoder")
-    constants = read(cls.preprocess_class, spec.preprocess, where=f"{where}, preprocess")
+    config, constants = _configs(cls, spec, where=where)
     return Spec(
         name=spec.name,
         modality=spec.modality,
@@ -191,16 +186,30 @@ def _complete(spec: Spec, *, where: str) -> Spec:
     )
 
 
+def _configs(cls: "type[Encoder]", spec: Spec, *, where: str) -> tuple[object, object]:
+    """The architecture's arguments and the preprocessing's constants, typed and checked."""
+    config: object = read(cls.config_class, _args(spec.encoder), where=f"{where}, encoder")
+    constants: object = read(cls.preprocess_class, spec.preprocess, where=f"{where}, preprocess")
+    return config, constants
+
+
+def _task_config(options: Mapping[str, Value], *, where: str) -> object:
+    config: object = read(_objective(options).config_class, _args(options), where=where)
+    return config
+
+
 def _args(options: Mapping[str, Value]) -> dict[str, Value]:
     return {key: value for key, value in options.items() if key != "name"}
 
 
-def _architecture(options: Mapping[str, Value]) -> type:
-    return _load("architecture", str(options["name"]), ARCHITECTURES)
+def _architecture(options: Mapping[str, Value]) -> "type[Encoder]":
+    found: type[Encoder] = _load("architecture", str(options["name"]), ARCHITECTURES)
+    return found
 
 
-def _objective(options: Mapping[str, Value]) -> type:
-    return _load("objective", str(options["name"]), OBJECTIVES)
+def _objective(options: Mapping[str, Value]) -> "type[Objective]":
+    found: type[Objective] = _load("objective", str(options["name"]), OBJECTIVES)
+    return found
 
 
 def _load(kind: str, name: str, known: Mapping[str, str]) -> type:

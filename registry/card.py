@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from zoo.errors import UnknownNameError
 from zoo.registry.recipe import CardRecipe
 from zoo.registry.schema import Value, read, read_toml
+
+from zoo.errors import UnknownNameError
 
 __all__ = ["Card", "Licence", "Paper", "Result", "Weights", "read_card"]
 

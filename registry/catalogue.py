@@ -1,8 +1,8 @@
 """What models there are: the cards of zoo and of installed packages that add theirs.
 
-Listing reads one JSON file, generated from zoo's own cards, and imports nothing heavy. A package adds
-cards with an entry point of the group `zoo.cards` whose value is an importable package that holds
-`*.toml` files; an architecture of its own is named as `module:Class` in the card.
+Listing reads one JSON file, generated from zoo's own cards, and imports nothing heavy. A package
+adds cards with an entry point of the group `zoo.cards` whose value is an importable package that
+holds `*.toml` files; an architecture of its own is named as `module:Class` in the card.
 """
 
 import fnmatch
@@ -132,7 +132,7 @@ def rows() -> tuple[Row, ...]:
 
 
 def own_card_files() -> list[Path]:
-    """zoo's cards."""
+    """Zoo's cards."""
     return sorted((ROOT / "cards").glob("*/*.toml"))
 
 
@@ -172,7 +172,8 @@ def _foreign_card_files() -> Iterable[tuple[str, Path]]:
             folder = resources.files(entry.value)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"entry point {entry.name!r} of {ENTRY_POINTS}: cannot import {entry.value!r} ({error})"
+                f"entry point {entry.name!r} of {ENTRY_POINTS}: cannot import {entry.value!r} "
+                f"({error})"
             ) from None
         for item in sorted(folder.iterdir(), key=lambda item: item.name):
             if item.name.endswith(".toml"):

@@ -10,7 +10,7 @@ __all__ = ["CardRecipe", "LoaderRecipe", "Recipe", "TrainRecipe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderRecipe:
-    """How samples reach the training loop; the order of samples depends on none but block and pool."""
+    """How samples reach the training loop; their order depends on block and pool only."""
 
     workers: int | None = None  # processes that decode; by default as many as pay on this machine
     block: int = 64  # neighbouring samples that are read together
@@ -28,6 +28,8 @@ class TrainRecipe:
     lr: float | None = None  # peak
     base_lr: float | None = None  # peak for 256 samples; scaled by batch_size / 256
     min_lr: float = 0.0  # end of the half cosine
+    # muon: hidden matrices by Muon, everything else by AdamW, at the same learning rate.
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.05  # not on one-dimensional parameters
     betas: tuple[float, float] = (0.9, 0.999)
     clip_grad: float | None = None  # largest norm of the whole gradient
@@ -45,7 +47,8 @@ class TrainRecipe:
             raise ValueError("give exactly one of lr and base_lr")
         if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a positive multiple of accumulate {self.accumulate}"
+                f"batch_size {self.batch_size} must be a positive multiple of accumulate "
+                f"{self.accumulate}"
             )
         if min(self.log_every, self.save_every) < 1 or self.keep < 1:
             raise ValueError("log_every, save_every and keep must be at least 1")

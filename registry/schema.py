@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Text(str):
-    """A value typed by a person on the command line: its type is decided by the field it lands in."""
+    """A value from the command line: the field it lands in decides its type."""
 
 
 class _Mismatch(Exception):  # noqa: N818 - never leaves this module
@@ -62,7 +62,7 @@ def override(table: Mapping[str, object], words: typing.Iterable[str]) -> dict[s
     Raises:
         ConfigError: a word is not of that form, or goes through a value that is no table.
     """
-    result = json.loads(json.dumps(table))
+    result: dict[str, object] = json.loads(json.dumps(table))
     for word in words:
         path, equals, value = word.partition("=")
         if not equals or not path:
@@ -70,9 +70,10 @@ def override(table: Mapping[str, object], words: typing.Iterable[str]) -> dict[s
         *parents, key = path.split(".")
         inner = result
         for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
+            below = inner.setdefault(parent, {})
+            if not isinstance(below, dict):
                 raise ConfigError(f"option {word!r}: {parent!r} holds no further keys")
+            inner = below
         inner[key] = Text(value)
     return result
 
@@ -121,9 +122,7 @@ def _read(cls: type[T], table: object, path: str, problems: list[str]) -> T | No
     for name, field in fields.items():
         if name in table:
             values[name] = _convert(table[name], hints[name], path + name, problems)
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"missing key {path + name!r}")
     if len(problems) > before:
         return None
@@ -146,7 +145,9 @@ def _convert(value: object, hint: object, path: str, problems: list[str]) -> obj
             _convert(item, args[0], f"{path}[{i}]", problems) for i, item in enumerate(items)
         )
     if origin is dict and isinstance(value, Mapping):
-        return {key: _convert(item, args[1], f"{path}.{key}", problems) for key, item in value.items()}
+        return {
+            key: _convert(item, args[1], f"{path}.{key}", problems) for key, item in value.items()
+        }
     try:
         return _scalar(value, hint)
     except _Mismatch as mismatch:
@@ -158,29 +159,31 @@ def _scalar(value: object, hint: object) -> object:
     """`value` as the type `hint`; text from the command line is parsed first."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        for option in args:
-            try:
-                return _scalar(value, option)
-            except _Mismatch:
-                continue
-        raise _Mismatch(" or ".join(_name(option) for option in args))
+        return _any_of(value, args)
     if origin is Literal:
-        if value in args:
-            return str(value) if isinstance(value, Text) else value
-        raise _Mismatch("one of " + ", ".join(map(repr, args)))
-    if isinstance(value, Text) and hint is not str:
-        return _scalar(_parse(value), hint)
+        if value not in args:
+            raise _Mismatch("one of " + ", ".join(map(repr, args)))
+        return str(value) if isinstance(value, Text) else value
+    if isinstance(value, Text):
+        return str(value) if hint is str else _scalar(_parse(value), hint)
     if origin is tuple:
         return _tuple(value, args)
-    if hint is type(None):
-        if value is None:
-            return None
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    assert isinstance(hint, type)
+    is_bool = isinstance(value, bool)
+    if hint is float and isinstance(value, int | float) and not is_bool:
         return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint):
-        if hint is object or not (isinstance(value, bool) and hint is not bool):
-            return str(value) if isinstance(value, Text) else value
-    raise _Mismatch(_name(hint))
+    if not isinstance(value, hint) or (is_bool and hint not in (bool, object)):
+        raise _Mismatch(_name(hint))
+    return value
+
+
+def _any_of(value: object, options: tuple[object, ...]) -> object:
+    for option in options:
+        try:
+            return _scalar(value, option)
+        except _Mismatch:
+            continue
+    raise _Mismatch(" or ".join(_name(option) for option in options))
 
 
 def _tuple(value: object, args: tuple[object, ...]) -> tuple[object, ...]:

@@ -8,9 +8,7 @@ from golden_checks import CHECKS, discover
 FIXTURES = list(discover())
 
 
-@pytest.mark.parametrize(
-    "fixture", FIXTURES, ids=[f"golden-{f.part}-{f.name}" for f in FIXTURES]
-)
+@pytest.mark.parametrize("fixture", FIXTURES, ids=[f"golden-{f.part}-{f.name}" for f in FIXTURES])
 def test_fixture(fixture):
     if fixture.kind not in CHECKS:
         pytest.skip(f"golden kind {fixture.kind!r} of {fixture.part} is not built yet")

@@ -27,7 +27,7 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError):
-    """The request itself is off: an unknown name, a wrong option, a folder that is not what it says."""
+    """The request is off: an unknown name, a wrong option, a folder of something else."""
 
     exit_code = 2
 
@@ -37,7 +37,7 @@ class ConfigError(UsageError):
 
 
 class UnknownNameError(UsageError, LookupError):
-    """A model, objective, modality or option that does not exist; suggests the nearest that does."""
+    """A model, objective, modality or option that does not exist; suggests the nearest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         near = nearest(name, known)

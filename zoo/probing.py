@@ -1,4 +1,4 @@
-"""Frozen-feature evaluation: weighted kNN and a linear probe. What a number was measured with is part of it.
+"""Frozen-feature evaluation: weighted kNN and a linear probe; a score carries its protocol.
 
 Notation: N training samples, M test samples, D width, K classes.
 """
@@ -80,7 +80,9 @@ def knn_votes(
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / temperature)
         rows = np.repeat(np.arange(len(similarity)), k)
-        np.add.at(votes[start : start + chunk], (rows, train_labels[nearest].ravel()), weights.ravel())
+        np.add.at(
+            votes[start : start + chunk], (rows, train_labels[nearest].ravel()), weights.ravel()
+        )
     return votes
 
 
@@ -91,12 +93,14 @@ def linear_probe(
     test_labels: Labels,
     *,
     groups: Labels | None = None,
+    standardize: bool = True,
     strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
     seed: int = 0,
 ) -> Score:
-    """Logistic regression on standardised features; its regulariser is chosen on the training set only.
+    """Logistic regression on frozen features; its regulariser is chosen on the training set only.
 
-    A fifth of the training set is held back to choose the inverse strength C, then all of it is used.
+    A fifth of the training set is held back to choose the inverse strength C, then all of it is
+    used.
 
     Args:
         train: (N, D).
@@ -104,6 +108,7 @@ def linear_probe(
         test: (M, D).
         test_labels: (M,).
         groups: (N,) samples of one group stay on one side of the split.
+        standardize: bring every feature to mean 0 and deviation 1; not for sparse counts.
         strengths: values of C to try.
         seed: of the split.
 
@@ -121,7 +126,7 @@ def linear_probe(
 
     def fitted(c: float, x: Features, y: Labels) -> object:
         model = LogisticRegression(C=c, max_iter=2000)
-        return make_pipeline(StandardScaler(), model).fit(x, y)
+        return (make_pipeline(StandardScaler(), model) if standardize else model).fit(x, y)
 
     splitter = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
     split = splitter(n_splits=1, test_size=0.2, random_state=seed)
@@ -132,7 +137,8 @@ def linear_probe(
     }
     best = max(strengths, key=lambda c: tried[c])
     predictions = fitted(best, train, train_labels).predict(test)  # type: ignore[attr-defined]
-    protocol = f"logistic regression on standardised features, C={best:g} chosen on a fifth of the training set"
+    scaled = "standardised features" if standardize else "features as they are"
+    protocol = f"logistic regression on {scaled}, C={best:g} chosen on a fifth of the training set"
     return _score("linear", predictions, test_labels, protocol)
 
 
@@ -149,9 +155,9 @@ def _score(kind: str, predictions: Labels, labels: Labels, protocol: str) -> Sco
 
 
 def _check(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> None:
-    if not len(train) or not len(test):
+    if not train.shape[0] or not test.shape[0]:
         raise UsageError("a probe needs training and test samples")
-    if len(train) != len(train_labels) or len(test) != len(test_labels):
+    if train.shape[0] != len(train_labels) or test.shape[0] != len(test_labels):
         raise UsageError("a probe needs one label for each sample")
     if train.shape[1] != test.shape[1]:
         raise UsageError(f"features of width {train.shape[1]} and {test.shape[1]} do not fit")

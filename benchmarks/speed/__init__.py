@@ -1,0 +1,1 @@
+"""Side-by-side timings in one run: medians and ratios."""

@@ -1,10 +1,11 @@
-"""Source text in shards: a `txt` (or `py`, ...) member with an optional `json` of facts about it."""
+"""Source text in shards: a `txt` (or `py`, ...) member, with `json` facts and a `cls` label."""
 
 import json
 from collections.abc import Mapping
 
+from zoo.modalities.contracts import Codec, Sample, decode_label
+
 from zoo.errors import DataError
-from zoo.modalities.contracts import Codec, Sample
 
 __all__ = ["CodeCodec"]
 
@@ -13,17 +14,19 @@ MAX_BYTES = 4 << 20
 
 
 class CodeCodec(Codec):
-    """{"text": str, "facts": dict} <-> txt and json."""
+    """{"text": str, "label": int, "facts": dict} <-> txt, cls and json."""
 
     def encode(self, raw: Sample) -> dict[str, bytes]:
         """UTF-8 text; facts as JSON with sorted keys, so that equal samples give equal bytes."""
         members = {"txt": str(raw["text"]).encode()}
+        if "label" in raw:
+            members["cls"] = str(raw["label"]).encode()
         if "facts" in raw:
             members["json"] = json.dumps(raw["facts"], sort_keys=True).encode()
         return members
 
     def decode(self, members: Mapping[str, bytes]) -> Sample:
-        """{"text": str} and "facts" where there is a json member."""
+        """{"text": str}, and "facts" and "label" where there are json and cls members."""
         data = next((members[ext] for ext in EXTENSIONS if ext in members), None)
         if data is None:
             raise DataError(f"no text member ({', '.join(EXTENSIONS)}) among {sorted(members)}")
@@ -35,4 +38,6 @@ class CodeCodec(Codec):
                 sample["facts"] = json.loads(members["json"][:MAX_BYTES])
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"damaged text sample ({error})") from None
+        if "cls" in members:
+            sample["label"] = decode_label(members["cls"])
         return sample

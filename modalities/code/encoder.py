@@ -1,23 +1,22 @@
 """Transformer encoder for source code and text, packed end to end.
 
-Pre-norm blocks without biases, GeGLU, rotary (arXiv 2104.09864) or ALiBi (arXiv 2108.12409) positions,
-as ModernBERT (arXiv 2412.13663) and MosaicBERT (arXiv 2312.17482) made them common. No token of padding is
-ever computed; a padded batch is accepted too and gives the same numbers.
+Pre-norm blocks without biases, GeGLU, rotary (arXiv 2104.09864) or ALiBi (arXiv 2108.12409)
+positions, as ModernBERT (arXiv 2412.13663) and MosaicBERT (arXiv 2312.17482) made them common. No
+token of padding is ever computed; a padded batch is accepted too and gives the same numbers.
 
 Notation: B texts, N tokens of the longest, T tokens of a packed batch, D width, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
 from zoo.modalities.attention import alibi_slopes, attention, rotary, rotate
 from zoo.modalities.blocks import Attend, Block
 from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
-from zoo.modalities.code.tokenizer import Tokenizer
-from zoo.modalities.contracts import Batch, TokenEncoder, Tokens
+from zoo.modalities.code.tokenizer import SPECIAL_TOKENS, Tokenizer
+from zoo.modalities.contracts import Batch, Tokens, VocabularyEncoder
 from zoo.modalities.packing import Packed
 
 __all__ = ["CodeEncoder", "CodeEncoderConfig"]
@@ -38,18 +37,19 @@ class CodeEncoderConfig:
     init_std: float = 0.02
 
 
-class CodeEncoder(TokenEncoder):
+class CodeEncoder(VocabularyEncoder):
     """Token ids -> pre-norm transformer -> norm; pooled is the mean over a text's tokens.
 
-    A batch holds `ids` (T,) with `lengths` (B,), or `ids` (B, N) with `valid` (B, N), True at real tokens.
+    A batch holds `ids` (T,) with `lengths` (B,), or `ids` (B, N) with `valid` (B, N), True at real
+    tokens.
     """
 
     modality = "code"
-    provides: ClassVar[frozenset[str]] = frozenset({"vocabulary"})
     config_class = CodeEncoderConfig
     preprocess_class = CodePreprocessConfig
     mask_id = Tokenizer.mask_id
-    num_special = 4  # ids below this are never masked nor drawn as replacements
+    num_special = len(SPECIAL_TOKENS)
+    preprocess: CodePreprocess
 
     def __init__(self, config: CodeEncoderConfig, preprocess: CodePreprocessConfig) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from zoo.errors import DataError, UsageError
 from zoo.modalities.code.tokenizer import Tokenizer
 from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+
+from zoo.errors import DataError, UsageError
 
 __all__ = ["CodePreprocess", "CodePreprocessConfig"]
 
@@ -99,18 +99,18 @@ class CodePreprocess(Preprocess):
 
 
 def _text(raw: Raw) -> str:
-    if isinstance(raw, dict):
-        raw = raw["text"]  # type: ignore[assignment]
-    if isinstance(raw, Path):
+    source = raw["text"] if isinstance(raw, dict) else raw
+    name = str(source) if isinstance(source, Path) else "text"
+    if isinstance(source, Path):
         try:
-            raw = raw.read_bytes()
+            source = source.read_bytes()
         except OSError as error:
-            raise DataError(f"{raw}: cannot read the text ({error.strerror})") from None
-    if isinstance(raw, bytes):
+            raise DataError(f"{name}: cannot read it ({error.strerror})") from None
+    if isinstance(source, bytes):
         try:
-            return raw.decode()
+            source = source.decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"text is not UTF-8 (byte {error.start})") from None
-    if not isinstance(raw, str):
-        raise DataError(f"expected text, got {type(raw).__name__}")
-    return raw
+            raise DataError(f"{name}: not UTF-8 (byte {error.start})") from None
+    if not isinstance(source, str):
+        raise DataError(f"expected text, got {type(source).__name__}")
+    return source

@@ -5,10 +5,10 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image
+from zoo.modalities.contracts import Codec, Sample, decode_label
+from zoo.modalities.vision.preprocess import decode_image
 
 from zoo.errors import DataError
-from zoo.modalities.contracts import Codec, Sample
-from zoo.modalities.vision.preprocess import decode_image
 
 __all__ = ["VisionCodec"]
 
@@ -34,8 +34,5 @@ class VisionCodec(Codec):
             raise DataError(f"no image member ({', '.join(EXTENSIONS)}) among {sorted(members)}")
         sample: Sample = {"image": decode_image(image)}
         if "cls" in members:
-            label = members["cls"].decode("ascii", errors="replace").strip()
-            if not label.isdigit():
-                raise DataError(f"label {label[:20]!r} is not a whole number")
-            sample["label"] = int(label)
+            sample["label"] = decode_label(members["cls"])
         return sample

@@ -1,6 +1,7 @@
-"""Images -> uint8 tensors of the encoder's size. Normalisation happens on the device, in the encoder.
+"""Images -> uint8 tensors of the encoder's size.
 
-Decoding is bounded: the pixel count is read from the header before anything is allocated.
+Normalisation happens on the device, in the encoder. Decoding is bounded: the pixel count is read
+from the header before anything is allocated.
 
 Notation: C channels, H and W pixels, S side of the encoder's input.
 """
@@ -17,9 +18,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
+from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
 
 from zoo.errors import DataError
-from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
 
 __all__ = ["VisionPreprocess", "VisionPreprocessConfig", "decode_image"]
 
@@ -36,7 +37,8 @@ class VisionPreprocessConfig:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float = 0.875  # side of the centre crop over the shorter side after resizing
-    # Training views: share of the area and aspect ratios of a random crop, chance of a mirror image.
+    # Training views: share of the area and aspect ratios of a random crop, chance of a mirror
+    # image.
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
@@ -45,18 +47,15 @@ class VisionPreprocessConfig:
 class VisionPreprocess(Preprocess):
     """Path, bytes, array or decoded sample -> {"image": uint8 (C, S, S)}."""
 
-    def __init__(
-        self, config: VisionPreprocessConfig, *, img_size: int, in_chans: int
-    ) -> None:
+    def __init__(self, config: VisionPreprocessConfig, *, img_size: int, in_chans: int) -> None:
         for name in ("mean", "std"):
             if len(getattr(config, name)) != in_chans:
-                raise ValueError(
-                    f"preprocess.{name} has {len(getattr(config, name))} values for {in_chans} channels"
-                )
+                values = len(getattr(config, name))
+                raise ValueError(f"preprocess.{name} has {values} values for {in_chans} channels")
         self.config, self.img_size, self.in_chans = config, img_size, in_chans
 
     def __call__(self, raw: Raw) -> Batch:
-        """Shorter side to S / crop_pct, then the centre S x S. Arrays are (H, W) or (H, W, C) uint8."""
+        """Shorter side to S / crop_pct, then the centre S x S; arrays are uint8 (H, W[, C])."""
         image = self._read(raw)
         resized = max(self.img_size, round(self.img_size / self.config.crop_pct))
         _, h, w = image.shape
@@ -112,7 +111,7 @@ class VisionPreprocess(Preprocess):
         return raw
 
     def _crop(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """torchvision's RandomResizedCrop with an explicit generator: ten tries, then the centre."""
+        """RandomResizedCrop of torchvision with an explicit generator: ten tries, or the centre."""
         if self.config.scale == (1.0, 1.0) and h == w:
             return 0, 0, h, w
         low, high = (math.log(value) for value in self.config.ratio)
@@ -150,7 +149,7 @@ def decode_image(data: bytes, *, name: str = "image") -> Tensor:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
-                    f"{name}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}"
+                    f"{name}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}"
                 )
             grey = image.mode in ("1", "L")
             pixels = np.array(image.convert("L" if grey else "RGB"))

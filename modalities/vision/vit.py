@@ -8,15 +8,14 @@ Notation: B images, C channels, G tokens along a side, N = G * G, D width, P = p
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
-from zoo.modalities.contracts import Batch, TokenEncoder, Tokens
+from zoo.modalities.contracts import Batch, GridEncoder, Tokens
 from zoo.modalities.positions import resize_positions, sincos_positions
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 
@@ -36,8 +35,8 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
     pos_embed: Literal["sincos", "learned"] = "sincos"
-    # cls: norm, then the class token. mean: norm, then the mean over patches. mean_norm: the mean over
-    # patches, then fc_norm (MAE's fine-tuning, timm's "avg").
+    # cls: norm, then the class token. mean: norm, then the mean over patches. mean_norm: the mean
+    # over patches, then fc_norm (MAE's fine-tuning, timm's "avg").
     pool: Literal["cls", "mean", "mean_norm"] = "cls"
     drop_path: float = 0.0
 
@@ -48,18 +47,18 @@ class ViTConfig:
             )
 
 
-class ViT(TokenEncoder):
+class ViT(GridEncoder):
     """Patches -> pre-norm transformer -> norm; one class token in front.
 
-    A batch holds `image` (B, C, H, W): uint8 is raw and gets normalised here, on the device; floating
-    point is taken as already normalised.
+    A batch holds `image` (B, C, H, W): uint8 is raw and gets normalised here, on the device;
+    floating point is taken as already normalised.
     """
 
     modality = "vision"
-    provides: ClassVar[frozenset[str]] = frozenset({"patches", "grid"})
     config_class = ViTConfig
     preprocess_class = VisionPreprocessConfig
     num_prefix_tokens = 1
+    preprocess: VisionPreprocess
     mean: Tensor
     std: Tensor
 
@@ -116,7 +115,7 @@ class ViT(TokenEncoder):
             self.register_buffer(name, values.to(device), persistent=False)
 
     def tokenize(self, batch: Batch) -> Tokens:
-        """`x` (B, N, D) with positions, `targets` (B, N, P) the normalised pixels, `coords` (N, 2)."""
+        """`x` (B, N, D) with positions, `targets` (B, N, P) normalised pixels, `coords` (N, 2)."""
         patches = patchify(self._pixels(batch["image"]), self.config.patch_size)
         projection = self._projection
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P) in patchify's order
@@ -133,9 +132,7 @@ class ViT(TokenEncoder):
         x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x, attention)
-        return Tokens(
-            x=self.norm(x), coords=tokens.coords, targets=tokens.targets, prefix=1
-        )
+        return Tokens(x=self.norm(x), coords=tokens.coords, targets=tokens.targets, prefix=1)
 
     def pool(self, tokens: Tokens) -> Tensor:
         """(B, D) as `config.pool` says."""
@@ -177,7 +174,7 @@ class ViT(TokenEncoder):
 
 
 def patchify(image: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, N, patch * patch * C): row-major over the grid, channel fastest inside."""
+    """(B, C, H, W) -> (B, N, patch * patch * C): row-major grid, channel fastest inside."""
     b, c, h, w = image.shape
     image = image.reshape(b, c, h // patch, patch, w // patch, patch)
     return image.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, patch * patch * c)
@@ -187,9 +184,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """The inverse of `patchify`: (B, N, P) -> (B, C, H, W)."""
     rows, columns = grid
     image = patches.reshape(len(patches), rows, columns, patch, patch, -1)
-    return image.permute(0, 5, 1, 3, 2, 4).reshape(
-        len(patches), -1, rows * patch, columns * patch
-    )
+    return image.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, rows * patch, columns * patch)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Checkers of golden fixtures by `kind`; each reads every size, option and tolerance from the sidecar."""
+"""Checkers of golden fixtures by `kind`; all sizes and tolerances come from the sidecar."""
 
 from golden_checks import data, vision
 from golden_checks.fixture import Fixture, discover

@@ -1,6 +1,7 @@
 """Checkers of the part `data`."""
 
 import numpy as np
+
 from zoo.data.order import Order, key, mix, perm
 
 

@@ -8,9 +8,10 @@ from zoo.modalities.positions import resize_positions, sincos_positions
 from zoo.modalities.vision.preprocess import VisionPreprocessConfig
 from zoo.modalities.vision.vit import ViT, ViTConfig, unpatchify
 from zoo.objectives.mae import MAE, MAEConfig, reconstruction_loss
-from zoo.probing import knn_votes
 from zoo.registry.build import build_encoder, build_objective, encoder_spec
 from zoo.registry.catalogue import card
+
+from zoo.probing import knn_votes
 from zoo.training.lars import LARS
 from zoo.training.schedule import cosine_with_warmup
 
@@ -127,7 +128,9 @@ def _layer_decay(fixture, encoder, head):
     )
     names = {id(p): name for name, p in encoder.named_parameters()}
     got = {
-        (round(group["lr_scale"], 9), group["weight_decay"]): {names[id(p)] for p in group["params"]}
+        (round(group["lr_scale"], 9), group["weight_decay"]): {
+            names[id(p)] for p in group["params"]
+        }
         for group in groups
     }
     assert got == {

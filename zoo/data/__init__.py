@@ -1,0 +1,1 @@
+"""Shards: write, index, order, read."""

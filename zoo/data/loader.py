@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,10 +19,10 @@ from zoo.data.shards import ShardSet
 from zoo.errors import DataError
 from zoo.registry.recipe import LoaderRecipe
 
-__all__ = ["Loader", "sample_generator"]
+__all__ = ["Loader", "sample_seeds"]
 
 Batch = dict[str, Tensor]
-Place = tuple[int, int]  # epoch, sample id
+Place = tuple[int, int]  # sample id, seed of everything random about it
 _AUGMENT = 4  # what a key is for
 
 
@@ -68,7 +69,7 @@ class Loader:
             workers = min(8, max(1, (os.cpu_count() or 1) - 1))
         loader = DataLoader(
             _Samples(self),
-            batch_sampler=_Batches(self.order, self.batch_size, position),
+            batch_sampler=_Batches(self.order, self.seed, self.batch_size, position),
             num_workers=workers,
             collate_fn=_collate_with(self.collate),
             pin_memory=torch.cuda.is_available(),
@@ -80,18 +81,18 @@ class Loader:
 
 
 class _Samples(Dataset[Batch]):
-    """(epoch, id) -> tensors; chance depends on these two and the seed only."""
+    """A place -> tensors."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __getitem__(self, place: Place) -> Batch:
-        epoch, index = place
+        index, seed = place
         loader = self.loader
         members = loader.shards.read(index)
         try:
             sample = {"__key__": loader.shards.key(index), **loader.decode(members)}
-            return loader.prepare(sample, sample_generator(loader.seed, epoch, index))
+            return loader.prepare(sample, torch.Generator().manual_seed(seed))
         except DataError as error:
             raise DataError(f"{loader.shards.describe(index)}: {error}") from None
 
@@ -108,6 +109,7 @@ class _Batches:
     """Places of one batch after the other, without end."""
 
     order: Order
+    seed: int
     batch_size: int
     position: int
 
@@ -116,7 +118,8 @@ class _Batches:
         while True:
             positions = np.arange(position, position + self.batch_size)
             epochs, ids = self.order.epochs(positions), self.order.ids(positions)
-            yield list(zip(epochs.tolist(), ids.tolist(), strict=True))
+            seeds = sample_seeds(self.seed, epochs, ids)
+            yield list(zip(ids.tolist(), seeds.tolist(), strict=True))
             position += self.batch_size
 
 
@@ -128,8 +131,8 @@ class _collate_with:  # noqa: N801 - a function that can be pickled
         return samples if isinstance(samples, DataError) else self.collate(samples)
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The source of all chance about one sample in one epoch."""
+def sample_seeds(seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Seeds of all chance about samples: functions of the run's seed, the epoch and the sample."""
     with np.errstate(over="ignore"):
-        word = int(key(seed, epoch, _AUGMENT, index)[0])
-    return torch.Generator().manual_seed(word >> 1)  # torch wants a signed 64-bit number
+        words = key(seed, epochs.astype(np.uint64), _AUGMENT, ids.astype(np.uint64))
+    return (words >> np.uint64(1)).astype(np.int64)  # torch wants signed numbers

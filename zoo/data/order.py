@@ -1,9 +1,10 @@
 """The order of samples: a pure function of (seed, epoch, position), O(1) in time and memory.
 
-Position g counts samples over all epochs. Epochs are bijections: each visits every sample once. Blocks
-of `block` neighbours stay together on disk, `pool` samples are shuffled among each other, `lanes`
-are independent streams. Integer arithmetic mod 2**64 only: no library's random stream takes part, so
-that the order never changes between versions. Normative text: specification `data`, 2.2.
+Position g counts samples over all epochs. Epochs are bijections: each visits every sample once.
+Blocks of `block` neighbours stay together on disk, `pool` samples are shuffled among each other,
+`lanes` are independent streams. Integer arithmetic mod 2**64 only: no library's random stream
+takes part, so that the order never changes between versions. Normative text: specification `data`,
+2.2.
 """
 
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ def key(*parts: int | Words) -> Words:
     return h
 
 
-def perm(x: Words, n: Words, k: Words, *, inverse: bool = False) -> Words:
-    """Where x goes in a random permutation of range(n) chosen by k: a Feistel cipher, walked until < n.
+def perm(x: Words | np.uint64, n: Words | np.uint64, k: Words, *, inverse: bool = False) -> Words:
+    """Where x goes in a random permutation of range(n) chosen by k.
+
+    A Feistel cipher on the next even number of bits, repeated until the result is below n.
 
     Args:
         x: numbers below `n`.
@@ -44,27 +47,27 @@ def perm(x: Words, n: Words, k: Words, *, inverse: bool = False) -> Words:
         k: keys, of the same shape.
         inverse: what goes to x instead.
     """
-    x = np.array(np.broadcast_to(x, np.broadcast(x, n, k).shape), dtype=np.uint64)
-    n, k = (np.broadcast_to(np.asarray(a, dtype=np.uint64), x.shape) for a in (n, k))
-    sizes = np.unique(n)
+    shape = np.broadcast(x, n, k).shape
+    flat: Words = np.array(np.broadcast_to(x, shape), dtype=np.uint64).ravel()
+    limit: Words = np.broadcast_to(np.asarray(n, dtype=np.uint64), shape).ravel()
+    sizes = np.unique(limit)
     bits = [max(2, int(size - 1).bit_length()) for size in np.maximum(sizes, 1).tolist()]
-    half = np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)[np.searchsorted(sizes, n)]
-    low = (np.uint64(1) << half) - np.uint64(1)
-    rounds = [key(k, j) for j in range(_ROUNDS)]
-    todo = np.flatnonzero(n.ravel() > 1)
-    flat, limit = x.ravel(), n.ravel()
+    widths = np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)
+    half: Words = widths[np.searchsorted(sizes, limit)]
+    rounds = [np.broadcast_to(key(k, j), shape).ravel() for j in range(_ROUNDS)]
+    todo = np.flatnonzero(limit > 1)
     while todo.size:
-        h, m = half.ravel()[todo], low.ravel()[todo]
-        left, right = flat[todo] >> h, flat[todo] & m
+        h = half[todo]
+        low = (np.uint64(1) << h) - np.uint64(1)
+        left, right = flat[todo] >> h, flat[todo] & low
         for r in rounds[::-1] if inverse else rounds:
-            word = r.ravel()[todo]
             if inverse:
-                left, right = right ^ (mix(left + word) & m), left
+                left, right = right ^ (mix(left + r[todo]) & low), left
             else:
-                left, right = right, left ^ (mix(right + word) & m)
+                left, right = right, left ^ (mix(right + r[todo]) & low)
         flat[todo] = (left << h) | right
         todo = todo[flat[todo] >= limit[todo]]
-    return flat.reshape(x.shape)
+    return flat.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

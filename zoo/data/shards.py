@@ -1,6 +1,7 @@
 """Plain WebDataset tars: write them whole, find every member once, read any sample with one pread.
 
-A sample is the members of a shard that share a name up to the first dot; what follows is the extension.
+A sample is the members of a shard that share a name up to the first dot; what follows is the
+extension.
 """
 
 import hashlib
@@ -37,15 +38,16 @@ class ShardSet:
         """Opens shards and indexes their members.
 
         Args:
-            shards: a folder, a brace list such as "shards/{00..63}.tar", a glob, one tar, or a list.
+            shards: a folder, a brace list such as "shards/{00..63}.tar", a glob, one tar, or a
+                list.
 
         Raises:
             UsageError: nothing is there.
             DataError: a shard is damaged; names it.
         """
+        self._files: dict[int, int] = {}
         self.paths = _expand(shards)
         self._places: list[tuple[int, _Place]] = []
-        self._files: dict[int, int] = {}
         for number, path in enumerate(self.paths):
             self._places += [(number, place) for place in _index(path)]
         if not self._places:

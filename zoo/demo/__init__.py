@@ -1,0 +1,1 @@
+"""`zoo demo`: the main job, end to end, on real data, in minutes."""

@@ -1,0 +1,1 @@
+"""The engine: loop, optimisers, schedules, checkpoints, logs."""

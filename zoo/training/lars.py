@@ -1,7 +1,7 @@
 """LARS (arXiv 1708.03888) as facebookresearch/mae uses it for linear probing.
 
-timm has a LARS too; its trust ratio adds the norms of gradient and decay where the reference takes the
-norm of their sum, so the numbers differ as soon as weight decay is not zero.
+timm has a LARS too; its trust ratio adds the norms of gradient and decay where the reference takes
+the norm of their sum, so the numbers differ as soon as weight decay is not zero.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ __all__ = ["LARS"]
 
 
 class LARS(Optimizer):
-    """Momentum SGD whose step is scaled by |w| / |update|; one-dimensional parameters are plain SGD."""
+    """Momentum SGD with steps scaled by |w| / |update|; one-dimensional tensors are plain."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class LARS(Optimizer):
             "momentum": momentum,
             "trust_coefficient": trust_coefficient,
         }
-        super().__init__(params, defaults)  # type: ignore[arg-type]
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

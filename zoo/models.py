@@ -1,0 +1,125 @@
+"""`zoo.create` and `zoo.load`: an encoder by name, or from a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from zoo.errors import UsageError
+from zoo.hub.export import CONFIG, load_export
+from zoo.hub.weights import load_encoder
+from zoo.modalities.contracts import Encoder, LoadReport
+from zoo.pretraining import CONFIG as RUN_CONFIG
+from zoo.pretraining import Run
+from zoo.registry.build import build_encoder, encoder_spec
+from zoo.registry.catalogue import card, find
+
+__all__ = ["create", "load"]
+
+
+def create(
+    name: str,
+    *,
+    seed: int | None = None,
+    preprocess: Mapping[str, object] | None = None,
+    **changes: object,
+) -> Encoder:
+    """An encoder with random weights, in train mode.
+
+    Args:
+        name: a model of the catalogue.
+        seed: makes the weights reproducible without touching torch's global generator.
+        preprocess: constants of the preprocessing that differ from the card's.
+        changes: arguments of the architecture that differ from the card's, such as depth=2.
+
+    Raises:
+        UnknownNameError: no such model.
+        ConfigError: no such argument, or of the wrong type.
+    """
+    spec = encoder_spec(name, changes, preprocess)
+    if seed is None:
+        encoder = build_encoder(spec)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = build_encoder(spec)
+    new = tuple(sorted(encoder.state_dict()))
+    encoder.load_report = LoadReport(source="random weights", new=new)
+    return encoder
+
+
+def load(
+    source: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    layout: str | None = None,
+    **changes: object,
+) -> Encoder:
+    """A pretrained encoder, in eval mode, with its own preprocessing.
+
+    Args:
+        source: a run or export folder (a Path, or a string with a slash), or a name of the
+            catalogue.
+        weights: for a name, a file of weights in zoo's or the authors' layout.
+        device: where to put it; the CPU by default.
+        dtype: "float32", "bfloat16" or "float16"; as in the file by default.
+        layout: how a foreign file names its tensors; recognised when not given.
+        changes: for a name, arguments of the architecture that differ from the card's
+            (img_size=448).
+
+    Returns:
+        The encoder; `load_report` accounts for every tensor, `preprocess` and `embed` are ready.
+
+    Raises:
+        UnknownNameError, UsageError: there is no such thing.
+        WeightsError, IntegrityError: the weights do not fit, or are damaged.
+    """
+    if isinstance(source, Path) or "/" in source or source in (".", ".."):
+        if weights is not None or changes:
+            raise UsageError(f"{source}: a folder brings its own weights and arguments")
+        encoder = _from_folder(Path(source))
+    else:
+        encoder = _from_catalogue(source, weights, layout, changes)
+    if dtype is not None:
+        encoder.to(_dtype(dtype))
+    return encoder.to(device) if device is not None else encoder
+
+
+def _from_folder(folder: Path) -> Encoder:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    if (folder / RUN_CONFIG).exists():
+        return Run(folder).load()
+    if not (folder / CONFIG).exists():
+        raise UsageError(f"{folder}: holds neither a run nor an exported encoder")
+    return load_export(folder)
+
+
+def _from_catalogue(
+    name: str, weights: str | Path | None, layout: str | None, changes: Mapping[str, object]
+) -> Encoder:
+    row, tag = find(name)
+    if weights is not None:
+        return load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
+    published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
+    if not published:
+        raise UsageError(
+            f"{row.name} has no published weights: zoo.pretrain makes some, "
+            "zoo.create gives random ones"
+        )
+    entry = next((entry for entry in published if entry.tag == tag), published[0])
+    raise UsageError(
+        f"{row.name}.{entry.tag} lies on the Hub as {entry.repo} ({entry.file}), which this "
+        "version cannot fetch yet: download the file and pass weights=PATH"
+    )
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise UsageError(f"dtype {dtype!r}: choose {', '.join(known)}")
+    return known[dtype]

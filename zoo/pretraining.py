@@ -1,0 +1,264 @@
+"""`zoo.pretrain`: a card's recipe, shards, and a folder -> a run; the same call continues it."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+import zoo
+from zoo.data.loader import Batch, Loader
+from zoo.data.shards import ShardSet
+from zoo.errors import BusyError, DataError, UsageError
+from zoo.files import storage_errors, write_atomic
+from zoo.hub.export import load_export, save_export
+from zoo.modalities.contracts import Codec, Encoder, Preprocess, Sample
+from zoo.objectives.contract import Objective
+from zoo.registry.build import (
+    Spec,
+    build_codec,
+    build_encoder,
+    build_objective,
+    resolve_recipe,
+)
+from zoo.registry.recipe import Recipe
+from zoo.registry.schema import read, read_toml, to_table, to_toml
+from zoo.training.loop import Trainer
+from zoo.training.metrics import read_metrics
+
+__all__ = ["EXPORT", "Run", "pretrain", "restore_objective", "untrained"]
+
+CONFIG, EXPORT, ASSETS, LOCK = "config.toml", "export", "preprocess", "run.lock"
+_FIT_SAMPLES = 100_000  # a tokenizer needs no more
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds one pretraining."""
+
+    folder: Path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the run does, complete."""
+        path = self.folder / CONFIG
+        return read(Recipe, read_toml(path), where=str(path))
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """Logged rows, by step."""
+        return read_metrics(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the encoder was exported."""
+        return (self.folder / EXPORT).exists()
+
+    def load(self) -> Encoder:
+        """The pretrained encoder.
+
+        Raises:
+            UsageError: the run has not finished.
+        """
+        if not self.finished:
+            raise UsageError(
+                f"{self.folder}: the run has not finished; the same zoo pretrain command "
+                "continues it"
+            )
+        return load_export(self.folder / EXPORT)
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """What a worker does with a decoded sample."""
+
+    preprocess: Preprocess
+    objective: Objective
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Batch:
+        return self.objective.views(self.preprocess.augment(sample, generator), generator)
+
+
+def pretrain(
+    model: str,
+    data: str | Path,
+    out: str | Path,
+    options: Iterable[str] | Mapping[str, object] = (),
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> Run:
+    """Pretrains a model of the catalogue by its card's recipe.
+
+    Args:
+        model: a name such as "mae-base".
+        data: shards: a folder, a brace list, a glob, or one tar.
+        out: the run's folder; where it holds this very run, it continues.
+        options: overrides of the recipe, "train.lr=3e-4" words or a mapping of dotted keys.
+        seed: of weights, order and masks.
+        device: "cuda" where there is one, else "cpu".
+        progress: show the run's progress on stderr.
+
+    Returns:
+        The finished run; `run.load()` is the encoder, `out/export` the folder to share.
+
+    Raises:
+        UsageError: unknown names or options, no data, or `out` is something else.
+        DataError, StorageError, NonFiniteError, Preempted, BusyError: see `zoo.errors`.
+    """
+    words = [f"{k}={v}" for k, v in options.items()] if isinstance(options, Mapping) else options
+    recipe = resolve_recipe(model, str(data), words, seed=seed)
+    folder = Path(out)
+    run = _existing(folder, recipe)
+    if run is not None and run.finished:
+        return run
+    shards = ShardSet(recipe.data)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if run is None:
+            facts = {**_facts(), "samples": len(shards), "data": shards.fingerprint}
+            write_atomic(folder / "run.json", json.dumps(facts, indent=1) + "\n")
+            write_atomic(folder / CONFIG, to_toml(to_table(recipe)) + "\n")
+        trainer = _trainer(recipe, shards, folder, device)
+        trainer.train(progress=progress)
+        spec = _spec(recipe)
+        notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": trainer.step}
+        save_export(folder / EXPORT, trainer.result, spec, notes=notes)
+    return Run(folder)
+
+
+def restore_objective(run: Run) -> tuple[Encoder, Objective]:
+    """Encoder and objective of a run's newest checkpoint, in eval mode."""
+    trainer = _trainer(run.recipe, ShardSet(run.recipe.data), run.folder, "cpu")
+    return trainer.encoder.eval(), trainer.objective.eval()
+
+
+def untrained(run: Run) -> Encoder:
+    """The encoder as the run began: the baseline that pretraining has to beat."""
+    torch.manual_seed(run.recipe.seed)
+    return build_encoder(_spec(run.recipe))
+
+
+def _trainer(recipe: Recipe, shards: ShardSet, folder: Path, device: str | None) -> Trainer:
+    torch.manual_seed(recipe.seed)
+    encoder = build_encoder(_spec(recipe))
+    objective = build_objective(recipe.objective, encoder)
+    codec = build_codec(recipe.modality)
+    _fit(encoder.preprocess, shards, codec, folder / ASSETS)
+    loader = Loader(
+        shards=shards,
+        decode=codec.decode,
+        prepare=_Prepare(encoder.preprocess, objective),
+        collate=encoder.preprocess.collate,
+        batch_size=recipe.train.batch_size // recipe.train.accumulate,
+        recipe=recipe.loader,
+        seed=recipe.seed,
+    )
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Trainer(encoder, objective, loader, recipe.train, folder, device=torch.device(name))
+
+
+def _fit(preprocess: Preprocess, shards: ShardSet, codec: Codec, folder: Path) -> None:
+    """Learns a tokenizer from the shards once; afterwards it is part of the run."""
+    if preprocess.ready:
+        return
+    if folder.exists():
+        preprocess.load_assets({file.name: file.read_bytes() for file in folder.iterdir()})
+    if preprocess.ready:
+        return
+
+    def samples() -> Iterator[Sample]:
+        for index in islice(range(len(shards)), _FIT_SAMPLES):
+            try:
+                yield codec.decode(shards.read(index))
+            except DataError as error:
+                raise DataError(f"{shards.describe(index)}: {error}") from None
+
+    preprocess.fit(samples())
+    for name, content in preprocess.assets().items():
+        write_atomic(folder / name, content)
+
+
+def _existing(folder: Path, recipe: Recipe) -> Run | None:
+    """The run that `folder` holds, if it is this very one."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / CONFIG).exists():
+        leftovers = {LOCK, "run.json"}
+        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= leftovers:
+            return None  # killed before the run had begun
+        raise UsageError(f"{folder}: exists and holds no run; choose another folder")
+    run = Run(folder)
+    old, new = _flat(to_table(run.recipe)), _flat(to_table(recipe))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise UsageError(
+                f"{folder}: holds another run: {key} is {old.get(key)!r} there and "
+                f"{new.get(key)!r} now; choose another folder, or the same options to continue"
+            )
+    return run
+
+
+def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        name = prefix + key
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _spec(recipe: Recipe) -> Spec:
+    return Spec(
+        name=recipe.model,
+        modality=recipe.modality,
+        encoder=recipe.encoder,
+        preprocess=recipe.preprocess,
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process a run. The system drops the lock when the process ends, however it ends."""
+    with storage_errors(folder):
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder}: another process is writing this run") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _facts() -> dict[str, object]:
+    """What a number may depend on."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "zoo": zoo.__version__,
+        "commit": git.stdout.strip() or None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "command": sys.argv,
+    }
