@@ -27,6 +27,7 @@ class Tokenizer:
         found = tuple(inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS:
             raise DataError(f"tokenizer ids 0-3 are {found}, expected {SPECIAL_TOKENS}")
+        inner.encode_special_tokens = True  # "<mask>" in somebody's source is text, not a mask
         self._inner = inner
 
     @classmethod

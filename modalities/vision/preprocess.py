@@ -95,7 +95,7 @@ class VisionPreprocess(Preprocess):
         elif isinstance(raw, bytes):
             raw = decode_image(raw)
         elif isinstance(raw, np.ndarray):
-            raw = torch.from_numpy(np.ascontiguousarray(raw[None] if raw.ndim == 2 else raw))
+            raw = torch.from_numpy(np.array(raw[None] if raw.ndim == 2 else raw))
             raw = raw if raw.shape[0] == 1 else raw.permute(2, 0, 1)
         if not isinstance(raw, Tensor) or raw.dtype != torch.uint8 or raw.ndim != 3:
             raise DataError(

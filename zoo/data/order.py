@@ -54,12 +54,13 @@ def perm(x: Words | np.uint64, n: Words | np.uint64, k: Words, *, inverse: bool 
     bits = [max(2, int(size - 1).bit_length()) for size in np.maximum(sizes, 1).tolist()]
     widths = np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)
     half: Words = widths[np.searchsorted(sizes, limit)]
-    rounds = [np.broadcast_to(key(k, j), shape).ravel() for j in range(_ROUNDS)]
+    rounds: list[Words] = [np.broadcast_to(key(k, j), shape).ravel() for j in range(_ROUNDS)]
     todo = np.flatnonzero(limit > 1)
     while todo.size:
         h = half[todo]
         low = (np.uint64(1) << h) - np.uint64(1)
-        left, right = flat[todo] >> h, flat[todo] & low
+        left: Words = flat[todo] >> h
+        right: Words = flat[todo] & low
         for r in rounds[::-1] if inverse else rounds:
             if inverse:
                 left, right = right ^ (mix(left + r[todo]) & low), left

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from zoo.registry.build import (
+    OBJECTIVES,
+    build_encoder,
+    build_objective,
+    encoder_spec,
+    resolve_recipe,
+)
+from zoo.registry.recipe import Recipe, TrainRecipe
+from zoo.registry.schema import read, to_table
+
+import zoo
+from zoo.errors import ConfigError, UnknownNameError, UsageError
+
+TINY = {"vit": {"dim": 24, "depth": 1, "heads": 2}, "code": {"dim": 24, "depth": 1, "heads": 2}}
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_model_trains_with_its_objective(name):
+    """Build, views, forward, backward; every trainable parameter gets a gradient."""
+    card = zoo.card(name)
+    encoder = zoo.create(name, seed=0, **TINY[card.encoder["name"]])
+    options = dict(card.recipe.objective)
+    for key in options:
+        if key.endswith("heads"):
+            options[key] = 2
+        elif key.endswith("dim"):
+            options[key] = 16
+    objective = build_objective(options, encoder)
+    generator = torch.Generator().manual_seed(0)
+    samples = [objective.views(sample, generator) for sample in raw(encoder)]
+    batch = encoder.preprocess.collate(samples)
+    losses = objective(encoder, batch)
+    losses.total.backward()
+    for module in (encoder, objective):
+        for parameter_name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, parameter_name
+                assert parameter.grad.isfinite().all()
+    assert objective.count(batch) > 0
+    with torch.no_grad():
+        features = encoder.eval()(batch)
+    assert features.pooled.shape == (len(samples), encoder.dim)
+
+
+def raw(encoder):
+    if encoder.modality == "code":
+        texts = ["def f(x):\n    return x + 1\n", "y = [i for i in range(9)]\n", "pass\n"]
+        encoder.preprocess.fit([{"text": text} for text in texts])
+        return [encoder.preprocess(text) for text in texts]
+    size = (2, encoder.config.in_chans, encoder.config.img_size, encoder.config.img_size)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator())
+    return [encoder.preprocess(image) for image in images]
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_recipe_resolves_completely(name):
+    recipe = resolve_recipe(name, "shards/")
+    assert read(Recipe, to_table(recipe), where="again") == recipe
+    assert resolve_recipe(name, "shards/").encoder.keys() > {"name", "dim", "depth", "heads"}
+
+
+def test_meta_device_has_no_values():
+    with torch.device("meta"):
+        encoder = build_encoder(encoder_spec("mae-huge", {}))
+    trainable = [p for p in encoder.parameters() if p.requires_grad]
+    assert all(p.is_meta for p in trainable)
+
+
+def test_wrong_pairs_are_refused_with_what_would_work():
+    with pytest.raises(UsageError, match=r"'mae' needs tokens on a fixed grid .* masked_lm"):
+        resolve_recipe("stdlib-mlm", "x", ["objective.name=mae"])
+    with pytest.raises(UsageError, match=r"'masked_lm' needs token ids .* works with mae"):
+        resolve_recipe("digits-mae", "x", ["objective.name=masked_lm"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.lrr=1", r"'train.lrr' \(nearest: lr"),
+        ("train.lr=fast", "'train.lr' must be a number"),
+        ("encoder.dept=2", r"'dept' \(nearest: depth\)"),
+        ("objective.name=mea", "did you mean mae"),
+        ("objective.mask_ratio=2", "mask_ratio must lie between 0 and 1"),
+        ("train.accumulate=3", "multiple of accumulate 3"),
+        ("train.epochs=1", "exactly one of steps and epochs"),
+        ("encoder.patch_size=3", "img_size 8 must be a multiple of patch_size 3"),
+        ("preprocess.mean=0.1,0.2", "2 values for 1 channels"),
+    ],
+)
+def test_wrong_options(word, message):
+    def build():
+        recipe = resolve_recipe("digits-mae", "x", [word])
+        build_encoder(encoder_spec("digits-mae", {}, recipe.preprocess))
+
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
+        build()
+
+
+def test_learning_rate_scales_with_the_batch():
+    recipe = TrainRecipe(batch_size=4096, epochs=800, warmup=40, base_lr=1.5e-4)
+    assert recipe.peak_lr == pytest.approx(2.4e-3)
+    assert recipe.total_steps(1_281_167) == round(800 * 1_281_167 / 4096)
+    assert recipe.warmup_steps(1_281_167) == pytest.approx(40 * 1_281_167 / 4096)
+
+
+def test_objectives_state_what_they_need():
+    assert set(OBJECTIVES) == {"mae", "masked_lm"}

@@ -1,0 +1,196 @@
+"""The loop on a real pair, seconds each: exact resuming, accumulation, stopping, averages, bad numbers."""
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from zoo.modalities.vision.codec import VisionCodec
+from zoo.objectives.mae import MAE
+from zoo.registry.build import resolve_recipe
+
+import zoo
+from zoo.data.shards import ShardSet
+from zoo.errors import NonFiniteError, Preempted, UsageError
+from zoo.pretraining import _trainer
+
+TINY = (
+    *("encoder.dim=24", "encoder.depth=1", "encoder.heads=2", "encoder.drop_path=0.5"),
+    *("objective.decoder_dim=16", "objective.decoder_heads=2", "objective.decoder_depth=1"),
+    *("train.batch_size=8", "train.steps=12", "train.warmup=2", "train.log_every=1"),
+    *("train.save_every=4", "loader.workers=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "train"
+    rng = np.random.default_rng(0)
+    codec = VisionCodec()
+    zoo.write_shards(
+        (
+            (f"{i:03d}", codec.encode({"image": rng.integers(0, 256, (8, 8), dtype=np.uint8)}))
+            for i in range(50)
+        ),
+        folder,
+    )
+    return folder
+
+
+@pytest.fixture
+def build(shards, tmp_path):
+    def build(*options, folder=tmp_path / "run"):
+        recipe = resolve_recipe("digits-mae", str(shards), [*TINY, *options])
+        return _trainer(recipe, ShardSet(shards), folder, "cpu")
+
+    return build
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def rows(trainer):
+    lines = (trainer.folder / "metrics.jsonl").read_text().splitlines()
+    return [{"step": r["step"], "loss": r["loss"]} for r in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("options", [(), ("train.optimizer=muon", "train.ema=0.9")])
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_stopped_and_resumed_equals_undisturbed(build, tmp_path, stop, options):
+    """Dropout, order, masks, optimiser, schedule, average: one missing part would show here."""
+    whole = build(*options, folder=tmp_path / "whole")
+    whole.train(progress=False)
+    part = build(*options)
+    update = part._update
+
+    def stopping(micro):
+        if part.step == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(micro)
+
+    part._update = stopping
+    with pytest.raises(Preempted, match=f"stopped by SIGTERM at step {stop}, state saved"):
+        part.train(progress=False)
+    again = build(*options)
+    assert again.step == stop
+    again.train(progress=False)
+    assert equal(weights(whole), weights(again))
+    assert equal(whole.result.state_dict(), again.result.state_dict())
+    assert rows(whole) == rows(again)
+
+
+def test_the_same_seed_gives_the_same_run(build, tmp_path):
+    first, second = build(folder=tmp_path / "a"), build(folder=tmp_path / "b")
+    first.train(progress=False)
+    second.train(progress=False)
+    assert equal(weights(first), weights(second))
+    assert rows(first)[-1]["step"] == 12
+
+
+def test_micro_batches_change_nothing(build, tmp_path):
+    losses = []
+    for accumulate in (1, 2, 4):
+        options = (f"train.accumulate={accumulate}", "encoder.drop_path=0")
+        trainer = build(*options, folder=tmp_path / str(accumulate))
+        trainer.train(progress=False)
+        losses.append([row["loss"] for row in rows(trainer)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
+
+
+def test_micro_batches_are_weighed_by_their_targets(build, monkeypatch):
+    """With 1 and 3 targets the mean of means would be wrong."""
+    trainer = build("train.accumulate=2", "encoder.drop_path=0")
+    monkeypatch.setattr(MAE, "count", lambda self, batch: int(batch["image"][0, 0, 0, 0]))
+    batches = trainer.loader.iterate(0)
+    micro = [next(batches), next(batches)]
+    for batch, count in zip(micro, (1, 3), strict=True):
+        batch["image"] = batch["image"].clone()
+        batch["image"][0, 0, 0, 0] = count
+    alone = [trainer.objective(trainer.encoder, batch).total.item() for batch in micro]
+    values = trainer._update(micro)
+    assert values["loss"].item() == pytest.approx(alone[0] / 4 + alone[1] * 3 / 4, rel=1e-5)
+
+
+def test_average_is_exported_and_lags(build):
+    trainer = build("train.ema=0.9")
+    start = weights(trainer)["encoder.blocks.0.attn.qkv.weight"]
+    trainer.train(progress=False)
+    key = "blocks.0.attn.qkv.weight"
+    average, current = trainer.result.state_dict()[key], trainer.encoder.state_dict()[key]
+    assert trainer.result is not trainer.encoder
+    assert (average - start).norm() < (current - start).norm()
+
+
+def test_clipping_limits_the_gradient(build):
+    trainer = build("train.clip_grad=1e-3")
+    seen = []
+    step = trainer.optimizers[0].step
+
+    def spy():
+        seen.append(
+            torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+            .norm()
+            .item()
+        )
+        step()
+
+    trainer.optimizers[0].step = spy
+    trainer.train(progress=False)
+    assert max(seen) <= 1.001e-3
+
+
+def test_a_loss_that_is_no_number_stops_the_run(build):
+    trainer = build()
+    trainer.train(progress=False)
+    later = build("train.steps=20")
+    with torch.no_grad():
+        later.model["encoder"].cls_token.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"not finite by step 13; the last checkpoint"):
+        later.train(progress=False)
+    assert build("train.steps=20").step == 12, "the checkpoint is from before"
+
+
+def test_other_data_or_another_model_is_refused(build, shards, tmp_path):
+    build().train(progress=False)
+    with pytest.raises(UsageError, match="of another shape"):
+        build("encoder.dim=32")
+    other = tmp_path / "other"
+    zoo.write_shards([("a", VisionCodec().encode({"image": np.zeros((8, 8), np.uint8)}))], other)
+    recipe = resolve_recipe("digits-mae", str(other), TINY)
+    with pytest.raises(UsageError, match="started on other data"):
+        _trainer(recipe, ShardSet(other), tmp_path / "run", "cpu")
+
+
+def test_signals_are_put_back_and_threads_are_fine(build, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    build("train.steps=2").train(progress=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    trainer = build("train.steps=2", folder=tmp_path / "thread")
+    thread = threading.Thread(target=trainer.train, kwargs={"progress": False})
+    thread.start()
+    thread.join()
+    assert trainer.step == 2
+
+
+def test_progress_without_a_terminal_is_plain_lines(build, capsys):
+    build("train.steps=3").train()
+    shown = capsys.readouterr().err
+    assert "step 3/3  loss " in shown
+    assert "data wait" in shown
+    assert "\x1b" not in shown
+
+
+def test_bfloat16_autocast_trains(build):
+    trainer = build("train.precision=bfloat16", "train.steps=3")
+    trainer.train(progress=False)
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert rows(trainer)[-1]["loss"] > 0
