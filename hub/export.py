@@ -3,19 +3,19 @@
 Written whole or not at all; every file's digest is in config.json and checked before use.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
 from zoo.hub.weights import load_encoder
 from zoo.modalities.contracts import Encoder
 from zoo.registry.build import Spec
 from zoo.registry.schema import read
 
 from zoo.errors import IntegrityError, StorageError, UsageError
-from zoo.files import atomic_folder, sha256_of
+from zoo.files import atomic_folder, save_tensors, sha256_of
 
 __all__ = ["CONFIG", "load_export", "save_export"]
 
@@ -41,8 +41,7 @@ def save_export(
     if folder.exists():
         raise UsageError(f"{folder}: exists already; choose another folder or remove it")
     with atomic_folder(folder) as draft:
-        state = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
-        save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(draft / WEIGHTS, encoder.state_dict())
         for name, data in encoder.preprocess.assets().items():
             (draft / name).write_bytes(data)
         files = {
@@ -50,6 +49,7 @@ def save_export(
             for file in sorted(draft.iterdir())
         }
         config = {"zoo_format": VERSION, **asdict(spec), "notes": dict(notes or {}), "files": files}
+        config["digest"] = _digest(config)
         (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -63,12 +63,16 @@ def load_export(folder: Path) -> Encoder:
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text())
+        digest = config.pop("digest")
+        damaged = digest != _digest(config)
         version, files = config.pop("zoo_format"), config.pop("files")
         config.pop("notes", None)
     except OSError:
         raise UsageError(f"{folder}: no {CONFIG} there, so this is no exported encoder") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise IntegrityError(f"{path}: not a config that zoo wrote") from None
+    if damaged:
+        raise IntegrityError(f"{path}: damaged or changed by hand; copy it again")
     if version != VERSION:
         raise UsageError(f"{path}: format {version}, this zoo reads {VERSION}; update zoo")
     spec = read(Spec, config, where=str(path))
@@ -81,6 +85,11 @@ def load_export(folder: Path) -> Encoder:
     encoder = load_encoder(spec, folder / WEIGHTS, layout="zoo", check_finite=False)
     encoder.preprocess.load_assets(assets)
     return encoder
+
+
+def _digest(config: Mapping[str, object]) -> str:
+    """Of the config itself: a flipped bit in it must not pass either."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _verify(file: Path, facts: Mapping[str, object]) -> None:

@@ -3,18 +3,23 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from zoo.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "atomic_folder",
     "atomic_open",
+    "save_tensors",
     "sha256_of",
     "storage_errors",
     "sweep_temporary",
@@ -23,6 +28,7 @@ __all__ = [
 
 _TEMPORARY = ".tmp-"
 _REASONS = {
+    errno.EFBIG: "a file may not grow that large here: raise the limit or choose another folder",
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EACCES: "no permission to write there: choose another folder",
@@ -87,6 +93,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """The whole content under its name, or nothing."""
     with atomic_open(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Named tensors as safetensors, copied to the CPU; a full disk is an OSError like any other."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    try:
+        save_file(whole, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def sweep_temporary(folder: Path) -> None:

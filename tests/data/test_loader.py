@@ -73,7 +73,7 @@ def test_each_epoch_has_every_sample_once(make):
 
 def test_workers_change_nothing(make):
     alone = take(make(), 12)
-    for workers in (1, 3):
+    for workers in (1, 2):
         assert same(alone, take(make(workers), 12))
 
 

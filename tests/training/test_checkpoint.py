@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_the_old_ones(saved, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.training.checkpoint.save_file", full)
+    monkeypatch.setattr("zoo.training.checkpoint.save_tensors", full)
     store = Checkpoints(saved, keep=2)
     with pytest.raises(StorageError, match="the disk is full"):
         store.save(checkpoint(40))

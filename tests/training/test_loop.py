@@ -1,4 +1,4 @@
-"""The loop on a real pair, seconds each: exact resuming, accumulation, stopping, averages, bad numbers."""
+"""The loop on a real pair: exact resuming, accumulation, stopping, averages, bad numbers."""
 
 import json
 import os

@@ -14,11 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.errors import IntegrityError
-from zoo.files import atomic_folder, sha256_of, storage_errors, sweep_temporary
+from zoo.files import (
+    atomic_folder,
+    save_tensors,
+    sha256_of,
+    storage_errors,
+    sweep_temporary,
+)
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -55,8 +61,7 @@ class Checkpoints:
             self._remove(path)
         with atomic_folder(path) as draft:
             for stem, tensors in checkpoint.tensors.items():
-                whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-                save_file(whole, draft / f"{stem}.safetensors")
+                save_tensors(draft / f"{stem}.safetensors", tensors)
             (draft / _STATE).write_text(json.dumps(checkpoint.state))
             manifest = {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
