@@ -3,8 +3,10 @@ import os
 import pytest
 import torch
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)  # the suite runs several processes side by side
+os.environ["HF_HUB_OFFLINE"] = "1"
+# The suite runs several processes side by side: threads of one would wait for those of another.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
-"""Packed sequences on the CPU: buckets of like length against one call a sequence and against padding.
+"""Packed sequences on the CPU: buckets of like length, one call a sequence, and padding.
 
-Lengths as functions of Python code have them (log-normal, median 63, cut at 256), forward and backward.
+Lengths as functions of Python code have them (log-normal, median 63, cut at 256); forward and
+backward.
 """
 
 import torch

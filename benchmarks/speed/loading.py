@@ -1,4 +1,4 @@
-"""Cold load of a ViT-B/16 from a local file, against timm on the same weights: whole processes in turn.
+"""Cold load of a ViT-B/16 from a local file, against timm on the same file, process by process.
 
 Target: at most half of timm's time.
 """

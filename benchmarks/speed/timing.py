@@ -39,9 +39,8 @@ def report(name: str, seconds: Mapping[str, list[float]], *, base: str) -> None:
             "max_ms": round(max(times) * 1e3, 3),
             f"times_faster_than_{base}": round(statistics.median(ratios), 3),
         }
-        print(
-            f"{candidate:<34} {rows[candidate]['median_ms']:>10.2f} ms   x{statistics.median(ratios):.2f}"
-        )
+        ratio = statistics.median(ratios)
+        print(f"{candidate:<34} {rows[candidate]['median_ms']:>10.2f} ms   x{ratio:.2f}")
     facts = {
         "zoo": zoo.__version__,
         "python": platform.python_version(),

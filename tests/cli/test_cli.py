@@ -1,7 +1,6 @@
 """The command: what a person types, wrong on purpose."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -27,7 +26,6 @@ def run(*words, **options):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         **options,
     )
 
@@ -207,7 +205,6 @@ def test_stopped_runs_exit_75_and_continue(shards, tmp_path):
         [sys.executable, "-m", "zoo", *map(str, words), "train.log_every=1"],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 60
     metrics = out / "metrics.jsonl"

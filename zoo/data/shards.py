@@ -112,7 +112,7 @@ class ShardSet:
 
 def write_shards(
     samples: Iterable[tuple[str, Mapping[str, bytes]]],
-    folder: Path,
+    folder: str | Path,
     *,
     samples_per_shard: int = 10_000,
 ) -> int:
@@ -130,6 +130,7 @@ def write_shards(
         UsageError: there are no samples, or the folder is in use.
         StorageError: the disk is full or read-only; no file has its final name half-written.
     """
+    folder = Path(folder)
     if (folder / MANIFEST).exists() or any(folder.glob("*.tar")):
         raise UsageError(f"{folder}: already holds shards; choose another folder or remove it")
     with storage_errors(folder):

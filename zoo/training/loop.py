@@ -80,7 +80,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.model.named_parameters(), recipe)
         self.ema: AveragedModel | None = None
         if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            average = get_ema_multi_avg_fn(recipe.ema)
             self.ema = AveragedModel(encoder, multi_avg_fn=average)
         samples = len(loader.shards)
         self.total, self.warmup = recipe.total_steps(samples), recipe.warmup_steps(samples)

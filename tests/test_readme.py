@@ -1,0 +1,87 @@
+"""Everything that README.md tells a reader to type works, in the order in which it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo.registry.card import Card
+from zoo.registry.schema import read
+
+import zoo
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    for name in ("scan.png", "photo.jpg"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    script = folder / "readme.py"
+    script.write_text("\n".join(blocks("python")))
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_python_blocks_run(place):
+    assert (place / "runs" / "mine" / "export" / "model.safetensors").exists()
+
+
+def test_commands_run(place):
+    words = [line for line in blocks("bash")[1].splitlines() if line]
+    assert words
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in words:
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=place,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def test_make_knows_its_targets():
+    shown = " ".join(blocks("bash")[0].split()) + TEXT
+    targets = set(re.findall(r"make (\w+)", shown)) & {"demo", "test", "lint", "bench"}
+    assert targets == {"demo", "test", "lint", "bench"}
+    for target in targets:
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_card_builds():
+    (text,) = blocks("toml")
+    card = read(Card, tomllib.loads(text), where="README.md")
+    assert card.names == ["tiny-mae-s"]
+    assert card.recipe is not None
+
+
+def test_the_table_names_every_model():
+    shown = set(re.findall(r"`([a-z0-9-]+)`", TEXT))
+    assert set(zoo.list_models()) <= shown
+
+
+def test_links_point_at_folders_that_exist():
+    for folder in re.findall(r"^\| `(\w+)/` \|", TEXT, flags=re.MULTILINE):
+        assert (ROOT / folder).is_dir()
