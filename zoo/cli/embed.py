@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import numpy as np
 
 from zoo.errors import UsageError
 from zoo.files import atomic_open
@@ -33,6 +32,8 @@ def command(
     SOURCE is a run or export folder (with a slash), or a name of the catalogue. The output is a
     matrix (npy), a matrix with the files' names (npz: features, names), or a table (csv).
     """
+    import numpy as np
+
     import zoo
 
     if output.suffix not in FORMATS:

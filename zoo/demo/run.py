@@ -40,8 +40,8 @@ def run_demo(out: Path, *, quick: bool = False) -> Path:
         parts.append(build(out / name, quick=quick))
         console.print(
             f"pretrained in {parts[-1].seconds:.0f} s; exported, loaded in a fresh process: "
+            "[green]features bit-identical[/]"
         )
-        console.print("  features bit-identical", style="green")
     seconds = time.perf_counter() - began
     report = out / REPORT
     write_atomic(report, _page(parts, seconds, quick=quick))
