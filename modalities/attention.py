@@ -63,7 +63,7 @@ def attention(
             return _packed_xformers(ops, q, k, v, packed, causal)
         if q.dtype in (torch.float16, torch.bfloat16):
             return _packed_varlen(q, k, v, packed, causal)
-    return _packed_buckets(q, k, v, packed, slopes, causal)
+    return _one_by_one(q, k, v, packed, slopes, causal)
 
 
 def _dense(
@@ -88,17 +88,16 @@ def _dense(
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _packed_buckets(
+def _one_by_one(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, slopes: Tensor | None, causal: bool
 ) -> Tensor:
-    """Like lengths together, padded inside their bucket: on every device, and with ALiBi."""
-    parts = []
-    for bucket in packed.buckets:
-        rows, shape = bucket.rows.flatten(), (*bucket.rows.shape, *q.shape[2:])
-        sub = [tensor[0].index_select(0, rows).view(shape) for tensor in (q, k, v)]
-        out = _dense(*sub, valid=bucket.valid, slopes=slopes, causal=causal)
-        parts.append(out.flatten(0, 1))
-    return torch.cat(parts).index_select(0, packed.restore).unsqueeze(0)
+    """A dense call for each sequence: on every device, with ALiBi, and without a mask to read.
+
+    On the CPU that beats padding like lengths together (benchmarks/speed/attention.py).
+    """
+    pieces = zip(*(x.split(packed.lengths, dim=1) for x in (q, k, v)), strict=True)
+    parts = [_dense(*piece, valid=None, slopes=slopes, causal=causal) for piece in pieces]
+    return torch.cat(parts, dim=1)
 
 
 def _packed_xformers(

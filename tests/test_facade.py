@@ -23,7 +23,8 @@ from zoo.errors import (
     UsageError,
     WeightsError,
 )
-from zoo.pretraining import Run, _locked, restore_objective, untrained
+from zoo.pretraining import _locked, restore_objective, untrained
+from zoo.runs import Run
 
 TINY = {
     "encoder.dim": 24,

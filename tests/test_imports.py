@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+from safetensors.torch import save_file
+
+import zoo
+
 HEAVY = {"torch", "numpy", "timm", "monai", "open_clip", "huggingface_hub", "rich", "sklearn"}
 LOOK = """
 import json, logging, os, sys, threading
@@ -40,6 +44,15 @@ def test_loading_needs_no_other_library():
     """Encoders are torch and safetensors: timm alone would triple the start-up."""
     _, modules = look("import zoo; zoo.create('mae-base', depth=1, dim=32, heads=2)")
     assert not {"timm", "torchvision", "monai", "open_clip", "xformers"} & set(modules)
+
+
+def test_loading_does_not_import_the_compiler(tmp_path):
+    """Drawing on the meta device would: three seconds, for weights that are replaced."""
+    for name, size in (("digits-mae", {}), ("stdlib-mlm", {"vocab_size": 320})):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(zoo.create(name, **size).state_dict(), path)
+        code = f"import zoo; zoo.load({name!r}, weights={str(path)!r}, **{size!r})"
+        assert "torch._dynamo" not in look(code)[1]
 
 
 def test_import_with_torch_changes_nothing():

@@ -1,6 +1,5 @@
 """One family of errors: a person reads one line, a program reads the class and the exit code."""
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -88,6 +87,8 @@ class Preempted(ZooError):  # noqa: N818 - an order that was followed, not an er
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     """Known names that look like `name`, best first; prefixes count as near."""
+    import difflib  # only a mistake should pay for it
+
     names = sorted(known)
     begins = [other for other in names if name and other.startswith(name)]
     similar = difflib.get_close_matches(name, names, n=most, cutoff=0.6)

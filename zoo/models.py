@@ -9,10 +9,10 @@ from zoo.errors import UsageError
 from zoo.hub.export import CONFIG, load_export
 from zoo.hub.weights import load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
-from zoo.pretraining import CONFIG as RUN_CONFIG
-from zoo.pretraining import Run
 from zoo.registry.build import build_encoder, encoder_spec
 from zoo.registry.catalogue import card, find
+from zoo.runs import CONFIG as RUN_CONFIG
+from zoo.runs import Run
 
 __all__ = ["create", "load"]
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from zoo.data.loader import Batch, Loader
 from zoo.data.shards import ShardSet
 from zoo.errors import BusyError, DataError, UsageError
 from zoo.files import storage_errors, write_atomic
-from zoo.hub.export import load_export, save_export
+from zoo.hub.export import save_export
 from zoo.modalities.contracts import Codec, Encoder, Preprocess, Sample
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
@@ -31,50 +30,14 @@ from zoo.registry.build import (
     resolve_recipe,
 )
 from zoo.registry.recipe import Recipe
-from zoo.registry.schema import read, read_toml, to_table, to_toml
+from zoo.registry.schema import to_table, to_toml
+from zoo.runs import CONFIG, EXPORT, Run
 from zoo.training.loop import Trainer
-from zoo.training.metrics import read_metrics
 
-__all__ = ["EXPORT", "Run", "pretrain", "restore_objective", "untrained"]
+__all__ = ["pretrain", "restore_objective", "untrained"]
 
-CONFIG, EXPORT, ASSETS, LOCK = "config.toml", "export", "preprocess", "run.lock"
+ASSETS, LOCK = "preprocess", "run.lock"
 _FIT_SAMPLES = 100_000  # a tokenizer needs no more
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder that holds one pretraining."""
-
-    folder: Path
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """What the run does, complete."""
-        path = self.folder / CONFIG
-        return read(Recipe, read_toml(path), where=str(path))
-
-    @property
-    def metrics(self) -> list[dict[str, float]]:
-        """Logged rows, by step."""
-        return read_metrics(self.folder)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the encoder was exported."""
-        return (self.folder / EXPORT).exists()
-
-    def load(self) -> Encoder:
-        """The pretrained encoder.
-
-        Raises:
-            UsageError: the run has not finished.
-        """
-        if not self.finished:
-            raise UsageError(
-                f"{self.folder}: the run has not finished; the same zoo pretrain command "
-                "continues it"
-            )
-        return load_export(self.folder / EXPORT)
 
 
 @dataclass(frozen=True)

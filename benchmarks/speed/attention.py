@@ -1,4 +1,4 @@
-"""Packed sequences on the CPU: buckets of like length, one call a sequence, and padding.
+"""Packed sequences on the CPU, against padding like lengths together and against padding all.
 
 Lengths as functions of Python code have them (log-normal, median 63, cut at 256); forward and
 backward.
@@ -12,6 +12,7 @@ from zoo.modalities.attention import attention
 from zoo.modalities.packing import Packed
 
 SEQUENCES, HEADS, WIDTH, ROUNDS = 64, 4, 32, 9
+TOGETHER = 8  # sequences of like length that are padded to the longest of them
 
 
 def lengths() -> list[int]:
@@ -27,12 +28,18 @@ def main() -> None:
     total = sum(sizes)
     q, k, v = (torch.randn(1, total, HEADS, WIDTH, requires_grad=True) for _ in range(3))
 
-    def buckets() -> None:
+    def packed() -> None:
         attention(q, k, v, packed=Packed(sizes)).sum().backward()
 
-    def one_by_one() -> None:
-        parts = zip(*(x.split(sizes, dim=1) for x in (q, k, v)), strict=True)
-        torch.cat([attention(*part) for part in parts], dim=1).sum().backward()
+    def bucketed() -> None:
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        parts = [list(zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True))[i] for i in order]
+        for start in range(0, len(parts), TOGETHER):
+            part = parts[start : start + TOGETHER]
+            longest = [len(sequence[0]) for sequence in part]
+            dense = [pad_sequence(list(x), batch_first=True) for x in zip(*part, strict=True)]
+            valid = torch.arange(max(longest)) < torch.tensor(longest)[:, None]
+            attention(*dense, valid=valid)[valid].sum().backward()
 
     def padded() -> None:
         dense = [pad_sequence(list(x[0].split(sizes)), batch_first=True) for x in (q, k, v)]
@@ -41,7 +48,7 @@ def main() -> None:
         out[valid].sum().backward()
 
     print(f"{SEQUENCES} sequences, {total} tokens, longest {max(sizes)}")
-    work = {"padded": padded, "one call a sequence": one_by_one, "buckets": buckets}
+    work = {"padded": padded, "like lengths together": bucketed, "packed": packed}
     report("attention", alternate(work, ROUNDS), base="padded")
 
 

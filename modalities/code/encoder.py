@@ -55,7 +55,8 @@ class CodeEncoder(VocabularyEncoder):
         super().__init__()
         self.config, self.dim, self.vocab_size = config, config.dim, config.vocab_size
         self.preprocess = CodePreprocess(preprocess, vocab_size=config.vocab_size)
-        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        table = torch.empty(config.vocab_size, config.dim)  # given, so that it is not drawn twice
+        self.embedding = nn.Embedding(*table.shape, _weight=table)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=False)
         self.blocks = nn.ModuleList(
             Block(
@@ -69,7 +70,8 @@ class CodeEncoder(VocabularyEncoder):
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=False)
-        self.init_weights()
+        if not self.embedding.weight.is_meta:  # drawing on meta imports torch's compiler
+            self.init_weights()
         self.init_buffers()
 
     def init_weights(self) -> None:

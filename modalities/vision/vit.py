@@ -90,7 +90,8 @@ class ViT(GridEncoder):
         norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.norm = norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else norm
-        self.init_weights()
+        if not self.cls_token.is_meta:  # drawing on meta imports torch's compiler, for seconds
+            self.init_weights()
         self.init_buffers()
 
     @property

@@ -1,7 +1,6 @@
 """zoo list."""
 
 import json
-from dataclasses import asdict
 
 import click
 
@@ -29,7 +28,7 @@ def command(
     names = list_models(
         pattern, modality=modality, objective=objective, pretrained=pretrained, tags=tags
     )
-    rows = [asdict(find(name)[0]) | {"name": name} for name in names]
+    rows = [find(name)[0]._asdict() | {"name": name} for name in names]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -20,8 +20,9 @@ from zoo.demo.stdlib import write_stdlib
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.code.preprocess import CodePreprocess
 from zoo.objectives.masked_lm import MaskedLM
-from zoo.pretraining import EXPORT, restore_objective, untrained
+from zoo.pretraining import restore_objective, untrained
 from zoo.probing import linear_probe
+from zoo.runs import EXPORT
 
 __all__ = ["code_part"]
 
@@ -60,7 +61,7 @@ def code_part(folder: Path, *, quick: bool) -> Part:
     random.preprocess.load_assets(encoder.preprocess.assets())
     told = _families(encoder, random.eval(), test)
     rows = (
-        ScoreRow("commonest token / family", (guessed["unigram"], told["commonest"])),
+        ScoreRow("always the commonest", (guessed["unigram"], told["commonest"])),
         ScoreRow("bigrams, left neighbour", (guessed["left"], NAN)),
         ScoreRow("bigrams, both neighbours", (guessed["both"], NAN)),
         ScoreRow("TF-IDF of words", (NAN, told["tfidf"])),
@@ -90,6 +91,8 @@ def code_part(folder: Path, *, quick: bool) -> Part:
                 y="loss",
                 caption="Cross-entropy of the masked tokens.",
             ),
+            "<h3>Held-out functions with every hidden token filled in</h3><p class=soft>"
+            "<span class=hit>right</span>, <span class=miss>wrong<s>the truth</s></span></p>",
             example,
         ),
         seconds=seconds,
@@ -166,7 +169,7 @@ def _shown(encoder: zoo.Encoder, text: Hidden, guess: Tensor, source: _Text) -> 
         else:
             pieces.append(f"<span class=miss>{html.escape(first)}<s>{html.escape(true)}</s></span>")
     where = html.escape(f"{source.facts['file']}: {source.facts['name']}")
-    return f"<h3>{where}</h3><pre>{''.join(pieces)}</pre>"
+    return f"<p>{where}</p><pre>{''.join(pieces)}</pre>"
 
 
 def _families(encoder: zoo.Encoder, random: zoo.Encoder, test: Sequence[_Text]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from zoo.modalities.contracts import Sample
 from zoo.modalities.vision.codec import VisionCodec
 from zoo.modalities.vision.vit import ViT, unpatchify
 from zoo.objectives.mae import MAE
-from zoo.pretraining import EXPORT, restore_objective, untrained
+from zoo.pretraining import restore_objective, untrained
 from zoo.probing import knn_probe, linear_probe
+from zoo.runs import EXPORT
 
 __all__ = ["digits_part", "write_digits"]
 
@@ -187,7 +188,7 @@ def _panels(encoder: zoo.Encoder, objective: torch.nn.Module, test: Data) -> str
     ]
     return picture(
         np.concatenate(rows, axis=0),
-        scale=6,
+        scale=8,
         alt="Held-out digits in three rows: original, masked, reconstructed",
         caption="Held-out scans: as they are; what the encoder sees; hidden patches filled in.",
     )

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -76,29 +77,29 @@ def _cell(cell: str | float, best: str | float | None) -> str:
 
 def chart(curves: Sequence[Curve], *, x: str, y: str, caption: str) -> str:
     """Lines over a common x, as SVG."""
-    width, height, left, bottom, top = 720.0, 260.0, 52.0, 36.0, 12.0
+    width, height, left, right, bottom, top = 720.0, 260.0, 44.0, 28.0, 38.0, 12.0
     xs = np.concatenate([np.asarray(curve.x, dtype=float) for curve in curves])
     ys = np.concatenate([np.asarray(curve.y, dtype=float) for curve in curves])
     x0, x1 = float(xs.min()), float(max(xs.max(), xs.min() + 1e-9))
     y0, y1 = float(ys.min()), float(max(ys.max(), ys.min() + 1e-9))
 
     def place(px: float, py: float) -> tuple[float, float]:
-        across = left + (px - x0) / (x1 - x0) * (width - left - 12)
+        across = left + (px - x0) / (x1 - x0) * (width - left - right)
         up = height - bottom - (py - y0) / (y1 - y0) * (height - bottom - top)
         return across, up
 
     parts = []
-    for value in np.linspace(y0, y1, 5):
-        _, up = place(x0, float(value))
+    for value in _ticks(y0, y1):
+        _, up = place(x0, value)
         parts.append(
-            f'<line x1="{left}" x2="{width - 12}" y1="{up:.1f}" y2="{up:.1f}" '
-            'stroke="var(--line)"/>'
-            f'<text x="{left - 8}" y="{up + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            f'<line x1="{left}" x2="{width - right}" y1="{up:.1f}" y2="{up:.1f}" '
+            f'stroke="var(--line)"/><text x="{left - 8}" y="{up + 4:.1f}" '
+            f'text-anchor="end">{value:g}</text>'
         )
-    for value in np.linspace(x0, x1, 6):
-        across, _ = place(float(value), y0)
+    for value in _ticks(x0, x1):
+        across, _ = place(value, y0)
         parts.append(
-            f'<text x="{across:.1f}" y="{height - 14}" text-anchor="middle">{value:,.0f}</text>'
+            f'<text x="{across:.1f}" y="{height - 18}" text-anchor="middle">{value:,.0f}</text>'
         )
     for number, curve in enumerate(curves):
         points = " ".join(
@@ -111,12 +112,20 @@ def chart(curves: Sequence[Curve], *, x: str, y: str, caption: str) -> str:
         )
     label = html.escape(f"{y} over {x}: " + ", ".join(curve.name for curve in curves))
     parts.append(
-        f'<text x="{width - 12}" y="{height - 1}" text-anchor="end">{html.escape(x)}</text>'
+        f'<text x="{width - right}" y="{height - 2}" text-anchor="end">{html.escape(x)}</text>'
     )
     return (
         f'<figure><svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg><figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values inside [low, high], about five of them."""
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def picture(image: np.ndarray, *, scale: int, alt: str, caption: str) -> str:

@@ -1,0 +1,52 @@
+"""The folder that holds one pretraining, as readers see it; loading one needs no engine."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from zoo.errors import UsageError
+from zoo.hub.export import load_export
+from zoo.modalities.contracts import Encoder
+from zoo.registry.recipe import Recipe
+from zoo.registry.schema import read, read_toml
+from zoo.training.metrics import read_metrics
+
+__all__ = ["CONFIG", "EXPORT", "Run"]
+
+CONFIG, EXPORT = "config.toml", "export"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds one pretraining."""
+
+    folder: Path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the run does, complete."""
+        path = self.folder / CONFIG
+        return read(Recipe, read_toml(path), where=str(path))
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """Logged rows, by step."""
+        return read_metrics(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the encoder was exported."""
+        return (self.folder / EXPORT).exists()
+
+    def load(self) -> Encoder:
+        """The pretrained encoder.
+
+        Raises:
+            UsageError: the run has not finished.
+        """
+        if not self.finished:
+            raise UsageError(
+                f"{self.folder}: the run has not finished; the same zoo pretrain command "
+                "continues it"
+            )
+        return load_export(self.folder / EXPORT)
