@@ -32,8 +32,8 @@ def main() -> None:
         attention(q, k, v, packed=Packed(sizes)).sum().backward()
 
     def bucketed() -> None:
-        order = sorted(range(len(sizes)), key=sizes.__getitem__)
-        parts = [list(zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True))[i] for i in order]
+        parts = list(zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True))
+        parts.sort(key=lambda part: len(part[0]))
         for start in range(0, len(parts), TOGETHER):
             part = parts[start : start + TOGETHER]
             longest = [len(sequence[0]) for sequence in part]
