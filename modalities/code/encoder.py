@@ -56,7 +56,7 @@ class CodeEncoder(VocabularyEncoder):
         self.config, self.dim, self.vocab_size = config, config.dim, config.vocab_size
         self.preprocess = CodePreprocess(preprocess, vocab_size=config.vocab_size)
         table = torch.empty(config.vocab_size, config.dim)  # given, so that it is not drawn twice
-        self.embedding = nn.Embedding(*table.shape, _weight=table)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim, _weight=table)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=config.norm_eps, bias=False)
         self.blocks = nn.ModuleList(
             Block(
