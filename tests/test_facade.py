@@ -147,6 +147,14 @@ def test_a_folder_of_something_else_is_refused(shards, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_of_a_run_that_never_began_is_taken(shards, tmp_path):
+    for name in ("run.lock", "run.json", ".tmp-config.toml-1a2b3c4d"):
+        (tmp_path / name).touch()
+    run = zoo.pretrain("digits-mae", shards, tmp_path, TINY, progress=False)
+    assert run.finished
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
 def test_nothing_is_made_when_the_request_is_wrong(shards, tmp_path):
     out = tmp_path / "run"
     for model, data, options in [

@@ -18,7 +18,7 @@ import zoo
 from zoo.data.loader import Batch, Loader
 from zoo.data.shards import ShardSet
 from zoo.errors import BusyError, DataError, UsageError
-from zoo.files import storage_errors, write_atomic
+from zoo.files import storage_errors, sweep_temporary, write_atomic
 from zoo.hub.export import save_export
 from zoo.modalities.contracts import Codec, Encoder, Preprocess, Sample
 from zoo.objectives.contract import Objective
@@ -89,6 +89,7 @@ def pretrain(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        sweep_temporary(folder)
         if run is None:
             facts = {**_facts(), "samples": len(shards), "data": shards.fingerprint}
             write_atomic(folder / "run.json", json.dumps(facts, indent=1) + "\n")
@@ -158,8 +159,8 @@ def _existing(folder: Path, recipe: Recipe) -> Run | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not (folder / CONFIG).exists():
-        leftovers = {LOCK, "run.json"}
-        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= leftovers:
+        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
+        if all(name in (LOCK, "run.json") or name.startswith(".tmp-") for name in names):
             return None  # killed before the run had begun
         raise UsageError(f"{folder}: exists and holds no run; choose another folder")
     run = Run(folder)
