@@ -16,7 +16,7 @@ from zoo.modalities.attention import alibi_slopes, attention, rotary, rotate
 from zoo.modalities.blocks import Attend, Block
 from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
 from zoo.modalities.code.tokenizer import SPECIAL_TOKENS, Tokenizer
-from zoo.modalities.contracts import Batch, Tokens, VocabularyEncoder
+from zoo.modalities.contracts import Batch, Features, Tokens, VocabularyEncoder
 from zoo.modalities.packing import Packed
 
 __all__ = ["CodeEncoder", "CodeEncoderConfig"]
@@ -33,12 +33,15 @@ class CodeEncoderConfig:
     hidden: int = 1152  # width of each GeGLU branch
     position: Literal["rotary", "alibi"] = "rotary"
     rotary_base: float = 10_000.0
+    # mean: over the last layer. first_last: half of it from the embedding layer, because the last
+    # layer of a masked language model has turned from what a token is to what it could be.
+    pool: Literal["mean", "first_last"] = "mean"
     norm_eps: float = 1e-5
     init_std: float = 0.02
 
 
 class CodeEncoder(VocabularyEncoder):
-    """Token ids -> pre-norm transformer -> norm; pooled is the mean over a text's tokens.
+    """Token ids -> pre-norm transformer -> norm; pooled is a mean over a text's own tokens.
 
     A batch holds `ids` (T,) with `lengths` (B,), or `ids` (B, N) with `valid` (B, N), True at real
     tokens.
@@ -102,6 +105,15 @@ class CodeEncoder(VocabularyEncoder):
         for block in self.blocks:
             x = block(x, attend)
         return Tokens(x=self.norm(x), lengths=tokens.lengths, valid=tokens.valid)
+
+    def forward(self, batch: Batch) -> Features:
+        """All tokens through the trunk; pooled as `config.pool` says."""
+        first = self.tokenize(batch)
+        last = self.encode(first)
+        pooled = self.pool(last)
+        if self.config.pool == "first_last":
+            pooled = (self.pool(first) + pooled) / 2
+        return Features(tokens=last.x, pooled=pooled, lengths=last.lengths)
 
     def pool(self, tokens: Tokens) -> Tensor:
         """(B, D): mean over each text's own tokens."""

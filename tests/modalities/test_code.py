@@ -21,10 +21,11 @@ def tokenizer():
     return Tokenizer.train(TEXTS, 320)
 
 
-@pytest.fixture(params=["rotary", "alibi"])
+@pytest.fixture(params=[("rotary", "mean"), ("alibi", "first_last")], ids="-".join)
 def encoder(request):
     torch.manual_seed(0)
-    encoder = zoo.create("stdlib-mlm", position=request.param, dim=48, depth=2, heads=6)
+    position, pool = request.param
+    encoder = zoo.create("stdlib-mlm", position=position, pool=pool, dim=48, depth=2, heads=6)
     encoder.preprocess.fit([{"text": text} for text in TEXTS])
     return encoder.eval()
 
