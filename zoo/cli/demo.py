@@ -18,4 +18,5 @@ def command(out: Path, quick: bool) -> None:
     """Pretrains two small encoders on real data, offline, against honest baselines."""
     from zoo.demo.run import run_demo
 
-    run_demo(out, quick=quick)
+    # A folder of its own: a full demo must not take over the few texts of a quick one.
+    run_demo(out / "quick" if quick else out, quick=quick)
