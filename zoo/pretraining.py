@@ -103,8 +103,13 @@ def pretrain(
 
 
 def restore_objective(run: Run) -> tuple[Encoder, Objective]:
-    """Encoder and objective of a run's newest checkpoint, in eval mode."""
-    trainer = _trainer(run.recipe, ShardSet(run.recipe.data), run.folder, "cpu")
+    """Encoder and objective of a run's newest checkpoint, in eval mode.
+
+    Raises:
+        BusyError: the run is being written.
+    """
+    with _locked(run.folder):  # reading checkpoints sweeps leftovers, which a writer may still need
+        trainer = _trainer(run.recipe, ShardSet(run.recipe.data), run.folder, "cpu")
     return trainer.encoder.eval(), trainer.objective.eval()
 
 

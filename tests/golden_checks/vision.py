@@ -254,8 +254,9 @@ def hf_vitmae_pretrain(fixture):
         again = convert({rename(name): value for name, value in file.items()})
         assert again.encoder.keys() == weights.encoder.keys()
         assert again.objective.keys() == weights.objective.keys()
-    listed = fixture.sidecar.get("in_memory_keys_of_this_version", [])
-    assert {_transformers_5_in_memory(name) for name in file} == set(listed or map(str, file))
+    if "in_memory_keys_of_this_version" in fixture.sidecar:
+        listed = fixture.sidecar["in_memory_keys_of_this_version"]
+        assert {_transformers_5_in_memory(name) for name in file} == set(listed)
 
 
 def _transformers_5_in_memory(name):
