@@ -22,6 +22,7 @@ from zoo.errors import DataError
 
 __all__ = [
     "Batch",
+    "Buffer",
     "Codec",
     "Encoder",
     "Features",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Batch = dict[str, Tensor]
+Buffer = bytes | memoryview  # a member's bytes, perhaps where they lie in a shard
 Sample = dict[str, object]  # what a codec decodes: "__key__" and the modality's own fields
 Raw = str | Path | bytes | np.ndarray | Tensor | Sample  # what a user may hand to `preprocess`
 
@@ -108,6 +110,10 @@ class Preprocess(ABC):
         """Tensors of one sample for training; all chance comes from `generator`."""
         return self(sample)
 
+    def length(self, sample: Batch) -> int:
+        """Tokens of a prepared sample, for batches by a budget; 1 where all are alike."""
+        return 1
+
     @abstractmethod
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """One batch of several samples."""
@@ -136,8 +142,12 @@ class Codec(ABC):
         """The members of one sample, by extension."""
 
     @abstractmethod
-    def decode(self, members: Mapping[str, bytes]) -> Sample:
+    def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """The sample; raises `DataError` with one line on bytes that are not what they claim."""
+
+    def measure(self, sample: Sample) -> dict[str, float]:
+        """Numbers of a decoded sample that a data set's manifest summarises; none by default."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,28 @@ __all__ = ["CardRecipe", "LoaderRecipe", "Recipe", "TrainRecipe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderRecipe:
-    """How samples reach the training loop; their order depends on block and pool only."""
+    """How samples reach the training loop; their order depends on block, pool and lanes only."""
 
-    workers: int | None = None  # processes that decode; by default as many as pay on this machine
+    workers: int | None = None  # that decode; by default as many as pay on this machine
+    worker_kind: Literal["process", "thread"] = "process"  # threads for decoders without the GIL
+    start: Literal["fork", "forkserver", "spawn"] | None = None  # of processes; the system's way
+    prefetch: int = 2  # micro-batches that each worker has ready
+    timeout: float = 300.0  # seconds without a batch after which workers count as hung
     block: int = 64  # neighbouring samples that are read together
-    pool: int = 16_384  # samples that are shuffled together
+    pool: int = 65_536  # samples of a lane that are shuffled together
+    lanes: int = 1  # independent streams; 48 or 64 for remote shards
+    tokens: int | None = None  # most tokens of a micro-batch, instead of train.accumulate
+    on_bad: Literal["substitute", "raise"] = "substitute"  # another sample, or an error
+    max_bad: float = 0.001  # share of bad samples that stops the run
+    require: tuple[str, ...] = ()  # members without which a sample is bad
+    view: str | None = None  # a file that says which samples to use (zoo.data.view)
+    allow_missing: bool = False  # leave out shards that are no tars
+
+    def __post_init__(self) -> None:
+        if min(self.block, self.pool, self.lanes, self.prefetch) < 1:
+            raise ValueError("block, pool, lanes and prefetch must be at least 1")
+        if (self.workers or 0) < 0 or self.timeout <= 0 or not 0 <= self.max_bad <= 1:
+            raise ValueError("workers and timeout must be positive, max_bad between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

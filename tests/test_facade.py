@@ -176,8 +176,14 @@ def test_one_writer_a_run(shards, tmp_path):
 def test_a_bad_sample_is_named(tmp_path):
     items = [*digits(4), ("zzz", {"png": b"no image"})]
     zoo.write_shards(items, tmp_path / "s")
+    run = zoo.pretrain("digits-mae", tmp_path / "s", tmp_path / "run", TINY, progress=False)
+    [row] = map(json.loads, (run.folder / "quarantine.jsonl").read_text().splitlines())
+    assert row["key"] == "zzz"
+    assert "not an image" in row["detail"]
+    assert run.metrics[-1]["bad_samples"] == 1
+    strict = TINY | {"loader.on_bad": "raise"}
     with pytest.raises(DataError, match=r"00000\.tar, sample 'zzz': .*not an image"):
-        zoo.pretrain("digits-mae", tmp_path / "s", tmp_path / "run", TINY, progress=False)
+        zoo.pretrain("digits-mae", tmp_path / "s", tmp_path / "strict", strict, progress=False)
 
 
 def test_unfinished_runs_say_so(run, tmp_path):

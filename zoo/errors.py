@@ -13,6 +13,7 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "WeightsError",
+    "WorkerError",
     "ZooError",
     "nearest",
 ]
@@ -46,9 +47,23 @@ class UnknownNameError(UsageError, LookupError):
 
 
 class DataError(ZooError):
-    """A sample, a shard or an input file that cannot be read; names it."""
+    """A sample, a shard or an input file that cannot be read; names it.
+
+    `code` is the kind of damage, one of specification `data`, 6.2.
+    """
 
     run_exit_code = 65
+
+    def __init__(self, message: str, *, code: str = "DECODE") -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:  # codes survive the way out of a worker
+        return _data_error, (type(self), str(self), self.code)
+
+
+class WorkerError(ZooError):
+    """A process or thread that prepares data died or hangs; says at which sample."""
 
 
 class WeightsError(ZooError):
@@ -93,3 +108,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     begins = [other for other in names if name and other.startswith(name)]
     similar = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
     return list(dict.fromkeys(begins + similar))[:most]
+
+
+def _data_error(cls: type[DataError], message: str, code: str) -> DataError:
+    return cls(message, code=code)

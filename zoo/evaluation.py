@@ -45,7 +45,7 @@ def probe(
 
 def embed_shards(encoder: Encoder, shards: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D) and labels (N,) of labelled shards, in the order of the shards."""
-    data, codec = ShardSet(shards), build_codec(encoder.modality)
+    data, codec = ShardSet(shards, strict=True), build_codec(encoder.modality)
     features, labels = [], []
     for start in range(0, len(data), _READ):
         samples = []
@@ -53,9 +53,9 @@ def embed_shards(encoder: Encoder, shards: str | Path) -> tuple[np.ndarray, np.n
             try:
                 samples.append(codec.decode(data.read(index)))
             except DataError as error:
-                raise DataError(f"{data.describe(index)}: {error}") from None
+                raise DataError(f"{data.where(index)}: {error}", code=error.code) from None
             if "label" not in samples[-1]:
-                raise DataError(f"{data.describe(index)}: no label (a cls member) to probe with")
+                raise DataError(f"{data.where(index)}: no label (a cls member) to probe with")
         labels += [int(str(sample["label"])) for sample in samples]
         features.append(encoder.embed(samples, progress=False))
     return np.concatenate(features), np.array(labels)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_folder",
     "atomic_open",
+    "cache_folder",
     "save_tensors",
     "sha256_of",
     "storage_errors",
@@ -136,3 +137,11 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _sync(folder)
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: $ZOO_CACHE, else the user's cache folder."""
+    if told := os.environ.get("ZOO_CACHE"):
+        return Path(told)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "zoo"

@@ -7,16 +7,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import zoo
-from zoo.data.loader import Batch, Loader
-from zoo.data.shards import ShardSet
+from zoo.data.compose import open_data
+from zoo.data.loader import Batch, Loader, Samples
+from zoo.data.mixture import Mixture
+from zoo.data.quarantine import Quarantine
 from zoo.errors import BusyError, DataError, UsageError
 from zoo.files import storage_errors, sweep_temporary, write_atomic
 from zoo.hub.export import save_export
@@ -36,8 +38,11 @@ from zoo.training.loop import Trainer
 
 __all__ = ["pretrain", "restore_objective", "untrained"]
 
-ASSETS, LOCK = "preprocess", "run.lock"
+ASSETS, LOCK, QUARANTINE = "preprocess", "run.lock", "quarantine.jsonl"
 _FIT_SAMPLES = 100_000  # a tokenizer needs no more
+_READ = 256  # samples that are read together
+
+Data = tuple[Samples, Mixture | None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def pretrain(
 
     Args:
         model: a name such as "mae-base".
-        data: shards: a folder, a brace list, a glob, or one tar.
+        data: shards: a folder, a brace list, a glob, one tar, or a TOML file that mixes several.
         out: the run's folder; where it holds this very run, it continues.
         options: overrides of the recipe, "train.lr=3e-4" words or a mapping of dotted keys.
         seed: of weights, order and masks.
@@ -85,16 +90,18 @@ def pretrain(
     run = _existing(folder, recipe)
     if run is not None and run.finished:
         return run
-    shards = ShardSet(recipe.data)
+    opened = _open(recipe)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         sweep_temporary(folder)
         if run is None:
-            facts = {**_facts(), "samples": len(shards), "data": shards.fingerprint}
+            samples = opened[0]
+            facts = {**_facts(), "samples": len(samples), "data": samples.fingerprint}
             write_atomic(folder / "run.json", json.dumps(facts, indent=1) + "\n")
             write_atomic(folder / CONFIG, to_toml(to_table(recipe)) + "\n")
-        trainer = _trainer(recipe, shards, folder, device)
+        trainer = _trainer(recipe, opened, folder, device)
+        trainer.loader.quarantine.note(opened[0].events)
         trainer.train(progress=progress)
         spec = _spec(recipe)
         notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": trainer.step}
@@ -109,7 +116,7 @@ def restore_objective(run: Run) -> tuple[Encoder, Objective]:
         BusyError: the run is being written.
     """
     with _locked(run.folder):  # reading checkpoints sweeps leftovers, which a writer may still need
-        trainer = _trainer(run.recipe, ShardSet(run.recipe.data), run.folder, "cpu")
+        trainer = _trainer(run.recipe, _open(run.recipe), run.folder, "cpu")
     return trainer.encoder.eval(), trainer.objective.eval()
 
 
@@ -119,26 +126,36 @@ def untrained(run: Run) -> Encoder:
     return build_encoder(_spec(run.recipe))
 
 
-def _trainer(recipe: Recipe, shards: ShardSet, folder: Path, device: str | None) -> Trainer:
+def _open(recipe: Recipe) -> Data:
+    batch_size = recipe.train.batch_size
+    return open_data(recipe.data, recipe.loader, seed=recipe.seed, batch_size=batch_size)
+
+
+def _trainer(recipe: Recipe, data: Data, folder: Path, device: str | None) -> Trainer:
+    samples, order = data
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(_spec(recipe))
     objective = build_objective(recipe.objective, encoder)
     codec = build_codec(recipe.modality)
-    _fit(encoder.preprocess, shards, codec, folder / ASSETS)
+    _fit(encoder.preprocess, samples, codec, folder / ASSETS)
     loader = Loader(
-        shards=shards,
+        shards=samples,
         decode=codec.decode,
         prepare=_Prepare(encoder.preprocess, objective),
         collate=encoder.preprocess.collate,
-        batch_size=recipe.train.batch_size // recipe.train.accumulate,
+        batch_size=recipe.train.batch_size,
         recipe=recipe.loader,
         seed=recipe.seed,
+        accumulate=recipe.train.accumulate,
+        length=encoder.preprocess.length,
+        given_order=order,
+        quarantine=Quarantine(folder / QUARANTINE, most=recipe.loader.max_bad),
     )
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Trainer(encoder, objective, loader, recipe.train, folder, device=torch.device(name))
 
 
-def _fit(preprocess: Preprocess, shards: ShardSet, codec: Codec, folder: Path) -> None:
+def _fit(preprocess: Preprocess, data: Samples, codec: Codec, folder: Path) -> None:
     """Learns a tokenizer from the shards once; afterwards it is part of the run."""
     if preprocess.ready:
         return
@@ -148,11 +165,13 @@ def _fit(preprocess: Preprocess, shards: ShardSet, codec: Codec, folder: Path) -
         return
 
     def samples() -> Iterator[Sample]:
-        for index in islice(range(len(shards)), _FIT_SAMPLES):
-            try:
-                yield codec.decode(shards.read(index))
-            except DataError as error:
-                raise DataError(f"{shards.describe(index)}: {error}") from None
+        for start in range(0, min(len(data), _FIT_SAMPLES), _READ):
+            ids = np.arange(start, min(start + _READ, len(data), _FIT_SAMPLES))
+            for _, members in data.read_many(ids):
+                if isinstance(members, DataError):
+                    continue
+                with suppress(DataError):  # a bad sample is named and counted when it is its turn
+                    yield codec.decode(members)
 
     preprocess.fit(samples())
     for name, content in preprocess.assets().items():

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 
-from zoo.modalities.contracts import Codec, Sample, decode_label
+from zoo.modalities.contracts import Buffer, Codec, Sample
+from zoo.modalities.members import decode_member, find_member
 
 from zoo.errors import DataError
 
@@ -25,19 +26,21 @@ class CodeCodec(Codec):
             members["json"] = json.dumps(raw["facts"], sort_keys=True).encode()
         return members
 
-    def decode(self, members: Mapping[str, bytes]) -> Sample:
+    def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """{"text": str}, and "facts" and "label" where there are json and cls members."""
-        data = next((members[ext] for ext in EXTENSIONS if ext in members), None)
-        if data is None:
-            raise DataError(f"no text member ({', '.join(EXTENSIONS)}) among {sorted(members)}")
-        if len(data) > MAX_BYTES:
-            raise DataError(f"text of {len(data)} bytes, more than the limit of {MAX_BYTES}")
-        try:
-            sample: Sample = {"text": data.decode()}
-            if "json" in members:
-                sample["facts"] = json.loads(members["json"][:MAX_BYTES])
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"damaged text sample ({error})") from None
+        _, text = find_member(members, EXTENSIONS, what="text")
+        if len(text) > MAX_BYTES:
+            what = f"text of {len(text)} bytes, more than the limit of {MAX_BYTES}"
+            raise DataError(what, code="TOO_LARGE")
+        sample: Sample = {"text": decode_member("txt", text)}
+        if "json" in members:
+            sample["facts"] = decode_member("json", members["json"])
         if "cls" in members:
-            sample["label"] = decode_label(members["cls"])
+            sample["label"] = decode_member("cls", members["cls"])
         return sample
+
+    def measure(self, sample: Sample) -> dict[str, float]:
+        """Bytes in UTF-8, and lines."""
+        text = str(sample["text"])
+        lines = text.count("\n") + bool(text and not text.endswith("\n"))
+        return {"bytes": len(text.encode()), "lines": lines}

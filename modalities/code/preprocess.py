@@ -59,6 +59,10 @@ class CodePreprocess(Preprocess):
         ids = self.tokenizer.encode(_text(raw))[: self.config.max_length - 2]
         return {"ids": torch.tensor([Tokenizer.start_id, *ids, Tokenizer.end_id])}
 
+    def length(self, sample: Batch) -> int:
+        """How many ids it has."""
+        return len(sample["ids"])
+
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Packs: every field end to end, plus `lengths` (B,).
 

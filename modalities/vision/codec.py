@@ -1,14 +1,13 @@
-"""Images in shards: png or jpg with an optional integer label `cls`."""
+"""Images in shards: png, jpg or webp with an optional integer label `cls`."""
 
 from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
+import torch
 from PIL import Image
-from zoo.modalities.contracts import Codec, Sample, decode_label
-from zoo.modalities.vision.preprocess import decode_image
-
-from zoo.errors import DataError
+from zoo.modalities.contracts import Buffer, Codec, Sample
+from zoo.modalities.members import decode_member, find_member
 
 __all__ = ["VisionCodec"]
 
@@ -27,12 +26,16 @@ class VisionCodec(Codec):
             members["cls"] = str(raw["label"]).encode()
         return members
 
-    def decode(self, members: Mapping[str, bytes]) -> Sample:
+    def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """{"image": uint8 tensor (C, H, W)} and "label" where there is one."""
-        image = next((members[ext] for ext in EXTENSIONS if ext in members), None)
-        if image is None:
-            raise DataError(f"no image member ({', '.join(EXTENSIONS)}) among {sorted(members)}")
-        sample: Sample = {"image": decode_image(image)}
+        extension, image = find_member(members, EXTENSIONS, what="image")
+        sample: Sample = {"image": decode_member(extension, image)}
         if "cls" in members:
-            sample["label"] = decode_label(members["cls"])
+            sample["label"] = decode_member("cls", members["cls"])
         return sample
+
+    def measure(self, sample: Sample) -> dict[str, float]:
+        """Height and width in pixels, and the mean of the pixels in [0, 1]."""
+        image = torch.as_tensor(sample["image"])
+        mean = image.mean(dtype=torch.float32).item() / 255
+        return {"height": image.shape[-2], "width": image.shape[-1], "mean": mean}

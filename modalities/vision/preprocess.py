@@ -1,12 +1,10 @@
 """Images -> uint8 tensors of the encoder's size.
 
-Normalisation happens on the device, in the encoder. Decoding is bounded: the pixel count is read
-from the header before anything is allocated.
+Normalisation happens on the device, in the encoder. Decoding is in `zoo.modalities.images`.
 
 Notation: C channels, H and W pixels, S side of the encoder's input.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +13,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+from zoo.modalities.images import decode_image
 
 from zoo.errors import DataError
 
-__all__ = ["VisionPreprocess", "VisionPreprocessConfig", "decode_image"]
+__all__ = ["VisionPreprocess", "VisionPreprocessConfig"]
 
-MAX_PIXELS = 64_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -137,27 +134,3 @@ def _grey(image: Tensor) -> Tensor:
     """(3, H, W) uint8 -> (1, H, W) by ITU-R 601 luma, rounded as Pillow does."""
     red, green, blue = image.int()
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[None]
-
-
-def decode_image(data: bytes, *, name: str = "image") -> Tensor:
-    """Encoded image -> uint8 (1, H, W) where the file is grey, else (3, H, W) RGB.
-
-    Raises:
-        DataError: the bytes are no image, are damaged, or decode to more than 64 million pixels.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{name}: {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}"
-                )
-            grey = image.mode in ("1", "L")
-            pixels = np.array(image.convert("L" if grey else "RGB"))
-    except DataError:
-        raise
-    except UnidentifiedImageError:
-        raise DataError(f"{name}: not an image that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: damaged image ({error})") from None
-    tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(0) if grey else tensor.permute(2, 0, 1)

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from zoo.modalities.images import decode_image
 from zoo.modalities.vision.codec import VisionCodec
-from zoo.modalities.vision.preprocess import (
-    VisionPreprocess,
-    VisionPreprocessConfig,
-    decode_image,
-)
+from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 from zoo.modalities.vision.vit import patchify, unpatchify
 
 import zoo

@@ -44,7 +44,7 @@ def shards(tmp_path_factory):
 def build(shards, tmp_path):
     def build(*options, folder=tmp_path / "run"):
         recipe = resolve_recipe("digits-mae", str(shards), [*TINY, *options])
-        return _trainer(recipe, ShardSet(shards), folder, "cpu")
+        return _trainer(recipe, (ShardSet(shards), None), folder, "cpu")
 
     return build
 
@@ -110,8 +110,7 @@ def test_micro_batches_are_weighed_by_their_targets(build, monkeypatch):
     """With 1 and 3 targets the mean of means would be wrong."""
     trainer = build("train.accumulate=2", "encoder.drop_path=0")
     monkeypatch.setattr(MAE, "count", lambda self, batch: int(batch["image"][0, 0, 0, 0]))
-    batches = trainer.loader.iterate(0)
-    micro = [next(batches), next(batches)]
+    micro = next(trainer.loader.iterate(0))
     for batch, count in zip(micro, (1, 3), strict=True):
         batch["image"] = batch["image"].clone()
         batch["image"][0, 0, 0, 0] = count
@@ -167,7 +166,7 @@ def test_other_data_or_another_model_is_refused(build, shards, tmp_path):
     zoo.write_shards([("a", VisionCodec().encode({"image": np.zeros((8, 8), np.uint8)}))], other)
     recipe = resolve_recipe("digits-mae", str(other), TINY)
     with pytest.raises(UsageError, match="started on other data"):
-        _trainer(recipe, ShardSet(other), tmp_path / "run", "cpu")
+        _trainer(recipe, (ShardSet(other), None), tmp_path / "run", "cpu")
 
 
 def test_signals_are_put_back_and_threads_are_fine(build, tmp_path):

@@ -1,12 +1,12 @@
 """The `zoo` command: one small file a verb, loaded when it is used."""
 
-import importlib
 import os
 import sys
 
 import click
 
-from zoo.errors import UnknownNameError, ZooError
+from zoo.cli.verbs import Verbs
+from zoo.errors import ZooError
 
 __all__ = ["main"]
 
@@ -17,30 +17,21 @@ COMMANDS = {
     "pretrain": "zoo.cli.pretrain",
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
+    "shards": "zoo.cli.shards",
     "demo": "zoo.cli.demo",
     "doctor": "zoo.cli.doctor",
 }
 
 
-class _Verbs(click.Group):
-    """Imports a verb's module only when that verb is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            raise UnknownNameError("command", cmd_name, COMMANDS, "zoo --help shows all")
-        command = importlib.import_module(COMMANDS[cmd_name]).command
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="zoo")
-def cli(debug: bool) -> None:
-    """Pretrained encoders of many modalities, and the engine that pretrains them."""
+cli = Verbs(
+    "zoo",
+    places=COMMANDS,
+    help="Pretrained encoders of many modalities, and the engine that pretrains them.",
+)
+cli.params += [
+    click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+]
+cli = click.version_option(package_name="zoo")(cli)
 
 
 def main() -> None:

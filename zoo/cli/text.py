@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
-__all__ = ["columns"]
+__all__ = ["columns", "in_bytes"]
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -16,3 +16,12 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         line = "  ".join(cells).rstrip()
         lines.append(line if len(line) <= room else line[: room - 1] + "…")
     return "\n".join(lines)
+
+
+def in_bytes(number: float) -> str:
+    """A size with its unit: 3 significant digits, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"

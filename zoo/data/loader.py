@@ -1,138 +1,213 @@
 """Shards -> batches, in an order that neither workers nor interruptions change.
 
-The sequence of batches is a function of the shards, the seed, and the position; the position is one
-integer and says all that resuming needs.
+The sequence of global batches is a function of the shards, the seed and the position; the position
+is one integer and says all that resuming needs. A step takes `batch_size` positions; each rank
+takes its part of them, in one or several micro-batches. Positions run on over epochs: nothing is
+dropped, and no batch of training is short.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from zoo.data.order import Order, key
-from zoo.data.shards import ShardSet
-from zoo.errors import DataError
+from zoo.data.fetch import ATTEMPTS, Batch, Fetch, Place, Samples, places, sample_seeds
+from zoo.data.mixture import Mixture
+from zoo.data.order import Order
+from zoo.data.quarantine import Bad, Quarantine
+from zoo.data.roles import SampleOrder
+from zoo.data.workers import run_tasks
+from zoo.errors import UsageError
 from zoo.registry.recipe import LoaderRecipe
 
-__all__ = ["Loader", "sample_seeds"]
+__all__ = ["Batch", "Loader", "Samples", "sample_seeds"]
 
-Batch = dict[str, Tensor]
-Place = tuple[int, int]  # sample id, seed of everything random about it
-_AUGMENT = 4  # what a key is for
+VERSION = 1  # of the state
+_TOGETHER = 4096  # positions that are put in order at a time
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Endless batches; `iterate(position)` starts anywhere at once.
+    """Endless steps; `iterate(position)` starts anywhere at once.
 
     Attributes:
         shards: where the samples are.
         decode: members of a sample -> sample (the modality's codec).
         prepare: sample and its own generator -> tensors (augmentation, then the objective's views).
         collate: tensors of several samples -> a batch.
-        batch_size: samples of a batch.
-        recipe: workers and shuffling.
+        batch_size: samples of a step, over all ranks.
+        recipe: workers, shuffling, bad samples.
         seed: of the order and of everything random about a sample.
+        accumulate: micro-batches of a step on each rank, where no budget of tokens decides.
+        rank: this process's number of `world`, which share each step.
+        world: see `rank`.
+        given_order: of the samples (a mixture); by default the recipe's block, pool and lanes.
+        length: tokens of a prepared sample, for `recipe.tokens`.
+        quarantine: where bad samples are listed; in memory by default.
     """
 
-    shards: ShardSet
-    decode: Callable[[Mapping[str, bytes]], dict[str, object]]
+    shards: Samples
+    decode: Callable[[Mapping[str, memoryview]], dict[str, object]]
     prepare: Callable[[dict[str, object], torch.Generator], Batch]
     collate: Callable[[Sequence[Batch]], Batch]
     batch_size: int
     recipe: LoaderRecipe
     seed: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    given_order: SampleOrder | None = None
+    length: Callable[[Batch], int] | None = None
+    quarantine: Quarantine = field(default_factory=lambda: Quarantine(None, most=0.001))
 
-    @property
-    def order(self) -> Order:
-        """The order of samples."""
-        return Order(
+    def __post_init__(self) -> None:
+        least = self.world * (1 if self.recipe.tokens else self.accumulate)
+        if self.batch_size < least or (self.recipe.lanes % self.world and self.recipe.lanes > 1):
+            raise UsageError(
+                f"batches of {self.batch_size} in {self.recipe.lanes} lanes cannot be shared by "
+                f"{self.world} processes and {self.accumulate} micro-batches each: take a larger "
+                "batch, or as many lanes as a multiple of the processes"
+            )
+
+    @cached_property
+    def order(self) -> SampleOrder:
+        """Which sample stands at which position."""
+        recipe = self.recipe
+        return self.given_order or Order(
             samples=len(self.shards),
             seed=self.seed,
-            block=self.recipe.block,
-            pool=self.recipe.pool,
+            block=recipe.block,
+            pool=recipe.pool,
+            lanes=recipe.lanes,
         )
 
-    def iterate(self, position: int) -> Iterator[Batch]:
-        """Batches from a position, counted in samples over all epochs.
+    def iterate(self, position: int) -> Generator[list[Batch]]:
+        """This rank's micro-batches, step after step, from a position counted over all epochs.
 
         Raises:
-            DataError: a sample cannot be read; names shard and key.
+            DataError: a shard cannot be read, or too many samples are bad; names shard and key.
+            WorkerError: a worker died or hangs; names shard and key.
         """
-        workers = self.recipe.workers
-        if workers is None:
-            workers = min(8, max(1, (os.cpu_count() or 1) - 1))
-        loader = DataLoader(
-            _Samples(self),
-            batch_sampler=_Batches(self.order, self.seed, self.batch_size, position),
-            num_workers=workers,
-            collate_fn=_collate_with(self.collate),
-            pin_memory=torch.cuda.is_available(),
+        recipe = self.recipe
+        fetch = Fetch(
+            samples=self.shards,
+            decode=self.decode,
+            prepare=self.prepare,
+            collate=self.collate,
+            order=self.order,
+            seed=self.seed,
+            substitute=recipe.on_bad == "substitute",
+            budget=recipe.tokens,
+            length=self.length,
         )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-
-
-class _Samples(Dataset[Batch]):
-    """A place -> tensors."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def __getitem__(self, place: Place) -> Batch:
-        index, seed = place
-        loader = self.loader
-        members = loader.shards.read(index)
+        parts = 1 if recipe.tokens is not None else self.accumulate
+        results = run_tasks(fetch, lambda: self._tasks(position, parts), recipe)
+        read = position // self.world
+        step: list[Batch] = []
+        bad: list[Bad] = []
         try:
-            sample = {"__key__": loader.shards.key(index), **loader.decode(members)}
-            return loader.prepare(sample, torch.Generator().manual_seed(seed))
-        except DataError as error:
-            raise DataError(f"{loader.shards.describe(index)}: {error}") from None
+            for number, result in enumerate(results, 1):
+                bad += result.bad
+                if result.error is not None:
+                    self.quarantine.add(bad, read)  # too many bad ones is the better reason
+                    raise result.error
+                step += result.batches
+                if number % parts == 0:
+                    read += self.batch_size // self.world
+                    self.quarantine.add(bad, read)
+                    yield step
+                    step, bad = [], []
+        finally:
+            results.close()  # ends the workers now, not some day
 
-    def __getitems__(self, places: list[Place]) -> list[Batch] | DataError:
-        # An exception that leaves a worker comes back with a page of traceback in its message.
-        try:
-            return [self[place] for place in places]
-        except DataError as error:
-            return error
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """Places of one batch after the other, without end."""
-
-    order: Order
-    seed: int
-    batch_size: int
-    position: int
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        position = self.position
+    def _tasks(self, position: int, parts: int) -> Iterator[list[Place]]:
+        """Places of one micro-batch after the other, without end."""
+        slots = self._slots()
+        # The order costs as much for one step as for many.
+        steps = max(1, _TOGETHER // self.batch_size)
+        ends = np.array([len(part) for part in np.array_split(slots, parts)]).cumsum()
         while True:
-            positions = np.arange(position, position + self.batch_size)
-            epochs, ids = self.order.epochs(positions), self.order.ids(positions)
-            seeds = sample_seeds(self.seed, epochs, ids)
-            yield list(zip(ids.tolist(), seeds.tolist(), strict=True))
-            position += self.batch_size
+            begins = position + np.arange(steps) * self.batch_size
+            rows = places(self.order, self.seed, (begins[:, None] + slots).ravel())
+            for step in range(0, len(rows), len(slots)):
+                whole = self._without_bad(rows[step : step + len(slots)])
+                begin = 0
+                for end in ends.tolist():
+                    yield whole[begin:end]
+                    begin = end
+            position += steps * self.batch_size
 
+    def _slots(self) -> NDArray[np.int64]:
+        """Which positions of a step are this rank's: whole lanes, or one contiguous part."""
+        slots, lanes = np.arange(self.batch_size), self.recipe.lanes
+        if lanes == 1:
+            return slots[slots * self.world // self.batch_size == self.rank]
+        return slots[slots % lanes * self.world // lanes == self.rank]
 
-@dataclass(frozen=True)
-class _collate_with:  # noqa: N801 - a function that can be pickled
-    collate: Callable[[Sequence[Batch]], Batch]
+    def _without_bad(self, found: list[Place]) -> list[Place]:
+        """Samples known to be bad are not tried again."""
+        bad = self.quarantine.ids
+        if not bad or self.recipe.on_bad != "substitute":
+            return found
+        return [self._instead(place) if place.id in bad else place for place in found]
 
-    def __call__(self, samples: list[Batch] | DataError) -> Batch | DataError:
-        return samples if isinstance(samples, DataError) else self.collate(samples)
+    def _instead(self, place: Place) -> Place:
+        """What a worker would end up with."""
+        for attempt in range(1, ATTEMPTS + 1):
+            jump = place.position + self.order.samples * attempt + 1
+            [other] = places(self.order, self.seed, np.array([jump]))
+            if other.id not in self.quarantine.ids:
+                return other._replace(position=place.position)
+        return place
 
+    def state(self, position: int) -> dict[str, object]:
+        """Everything that resuming at `position` needs, as JSON."""
+        recipe = self.recipe
+        return {
+            "version": VERSION,
+            "data": self.shards.fingerprint,
+            "seed": self.seed,
+            "block": recipe.block,
+            "pool": recipe.pool,
+            "lanes": recipe.lanes,
+            "batch_size": self.batch_size,
+            "position": position,
+            "mixture": self.order.state() if isinstance(self.order, Mixture) else None,
+            "bad_ids": sorted(self.quarantine.ids),
+            "bad_counts": dict(self.quarantine.counts),
+        }
 
-def sample_seeds(seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Seeds of all chance about samples: functions of the run's seed, the epoch and the sample."""
-    with np.errstate(over="ignore"):
-        words = key(seed, epochs.astype(np.uint64), _AUGMENT, ids.astype(np.uint64))
-    return (words >> np.uint64(1)).astype(np.int64)  # torch wants signed numbers
+    def restore(self, state: Mapping[str, object]) -> int:
+        """Takes what `state` gave; returns the position.
+
+        Other workers, ranks and micro-batches are fine. Another batch size goes on from the
+        position.
+
+        Raises:
+            UsageError: the state is of other data or of another order; names the field.
+        """
+        position = int(str(state["position"]))
+        now = self.state(position)
+        for name in ("version", "data", "seed", "block", "pool", "lanes"):
+            if state.get(name) != now[name]:
+                if name == "data":
+                    raise UsageError(
+                        "cannot resume: the run was started on other data; give the same shards, "
+                        "or start another run"
+                    )
+                raise UsageError(
+                    f"cannot resume: the loader's {name} was {state.get(name)!r} and is "
+                    f"{now[name]!r}; give the same shards and options, or start another run"
+                )
+        if isinstance(self.order, Mixture):
+            mixture = state["mixture"]
+            assert isinstance(mixture, dict)
+            self.__dict__["order"] = self.order.restored(mixture)
+        ids, counts = state.get("bad_ids", []), state.get("bad_counts", {})
+        assert isinstance(ids, list)
+        assert isinstance(counts, dict)
+        self.quarantine.restore(ids, counts, position)
+        return position

@@ -50,25 +50,46 @@ def perm(x: Words | np.uint64, n: Words | np.uint64, k: Words, *, inverse: bool 
     shape = np.broadcast(x, n, k).shape
     flat: Words = np.array(np.broadcast_to(x, shape), dtype=np.uint64).ravel()
     limit: Words = np.broadcast_to(np.asarray(n, dtype=np.uint64), shape).ravel()
-    sizes = np.unique(limit)
-    bits = [max(2, int(size - 1).bit_length()) for size in np.maximum(sizes, 1).tolist()]
-    widths = np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)
-    half: Words = widths[np.searchsorted(sizes, limit)]
-    rounds: list[Words] = [np.broadcast_to(key(k, j), shape).ravel() for j in range(_ROUNDS)]
+    half = _widths(limit)
+    rounds = _round_keys(np.broadcast_to(k, shape).ravel())
     todo = np.flatnonzero(limit > 1)
     while todo.size:
-        h = half[todo]
+        whole = todo.size == flat.size  # the first time around nothing needs to be picked out
+        h = half if whole else half[todo]
         low = (np.uint64(1) << h) - np.uint64(1)
-        left: Words = flat[todo] >> h
-        right: Words = flat[todo] & low
+        start = flat if whole else flat[todo]
+        left: Words = start >> h
+        right: Words = start & low
         for r in rounds[::-1] if inverse else rounds:
+            r = r if whole or r.size == 1 else r[todo]
             if inverse:
-                left, right = right ^ (mix(left + r[todo]) & low), left
+                left, right = right ^ (mix(left + r) & low), left
             else:
-                left, right = right, left ^ (mix(right + r[todo]) & low)
+                left, right = right, left ^ (mix(right + r) & low)
         flat[todo] = (left << h) | right
         todo = todo[flat[todo] >= limit[todo]]
     return flat.reshape(shape)
+
+
+def _widths(limit: Words) -> Words:
+    """Bits of half a number below each limit, rounded up."""
+    sizes, which = _distinct(limit)
+    bits = [max(2, int(size - 1).bit_length()) for size in np.maximum(sizes, 1).tolist()]
+    return np.array([(b + 1) // 2 for b in bits], dtype=np.uint64)[which]
+
+
+def _round_keys(k: Words) -> list[Words]:
+    """The key of each round: of size 1 where all are the same."""
+    keys, which = _distinct(k)
+    return [key(keys, j)[which] if keys.size > 1 else key(keys, j) for j in range(_ROUNDS)]
+
+
+def _distinct(values: Words) -> tuple[Words, NDArray[np.int64]]:
+    """The different values, and which of them each is; neighbours are mostly equal."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    starts = np.concatenate([np.zeros(1, np.int64), changes]) if values.size else changes
+    lengths = np.diff(np.append(starts, values.size))
+    return values[starts], np.repeat(np.arange(starts.size), lengths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +127,10 @@ class Order:
         inside = p < c * length
         n = np.minimum(pool, np.where(inside, length - window * pool, 1))
         offset = np.where(inside, offset, 0)
-        k = key(self.seed, epoch, _LANE_POOLS, lane, window)
+        # Neighbours share a pool, and so its key: that is most of the work.
+        pools, which = _distinct((epoch * c + lane) * (length + np.uint64(1)) + window)
+        first = np.searchsorted(which, np.arange(pools.size))
+        k = key(self.seed, epoch[first], _LANE_POOLS, lane[first], window[first])[which]
         shuffled = lane * length + window * pool + perm(offset, n, k)
         return np.where(inside, shuffled, p)
 
@@ -115,8 +139,10 @@ class Order:
         m, b = np.uint64(self.samples), np.uint64(self.block)
         blocks = (m + b - np.uint64(1)) // b
         rest = m - (blocks - np.uint64(1)) * b
-        kb = key(self.seed, epoch, _EPOCH_BLOCKS)
-        short = perm(blocks - np.uint64(1), blocks, kb, inverse=True)
+        epochs, which = _distinct(epoch)
+        keys = key(self.seed, epochs, _EPOCH_BLOCKS)
+        kb = keys[which]
+        short = perm(blocks - np.uint64(1), blocks, keys, inverse=True)[which]
         after = slot - rest
         j = np.where(slot < short * b, slot // b, np.uint64(1) + after // b)
         f = np.where(slot < short * b, slot % b, after % b)

@@ -1,225 +1,210 @@
-"""Plain WebDataset tars: write them whole, find every member once, read any sample with one pread.
-
-A sample is the members of a shard that share a name up to the first dot; what follows is the
-extension.
-"""
+"""Samples of many shards, numbered from 0; any of them is one read away."""
 
 import hashlib
-import io
-import json
-import os
-import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import resource
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
-from braceexpand import braceexpand
+import numpy as np
+from numpy.typing import NDArray
 
+from zoo.data.index import Event, ShardIndex
+from zoo.data.listing import ShardName, Shards, list_shards
+from zoo.data.local import LocalShard, local_shard, version_of
+from zoo.data.opened import Arenas, OpenShard, Read, Where
+from zoo.data.remote import RemoteFile, is_remote
 from zoo.errors import DataError, UsageError
-from zoo.files import atomic_open, sha256_of, storage_errors, sweep_temporary, write_atomic
 
-__all__ = ["MANIFEST", "ShardSet", "write_shards"]
+__all__ = ["ShardSet"]
 
-MANIFEST = "shards.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one sample lies in its shard."""
-
-    key: str
-    members: tuple[tuple[str, int, int], ...]  # extension, offset, size
+# Shards that are kept open: a pool of the order takes its blocks from as many.
+_OPEN = 1024
 
 
 class ShardSet:
-    """Samples of several shards, numbered from 0 in the order of the shards."""
+    """Samples of several shards, numbered in the order of the shards.
 
-    def __init__(self, shards: str | Path | Sequence[str | Path]) -> None:
-        """Opens shards and indexes their members.
+    Attributes:
+        names: the shards.
+        events: what is to be known about the shards that were indexed so far, by name.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        require: Sequence[str] = (),
+        strict: bool = False,
+        allow_missing: bool = False,
+        check: bool = True,
+    ) -> None:
+        """Lists shards; those without a manifest are indexed, once.
 
         Args:
             shards: a folder, a brace list such as "shards/{00..63}.tar", a glob, one tar, or a
-                list.
+                list of these; local or remote.
+            require: extensions without which a sample counts as bad.
+            strict: any damage is an error, and so is reading a bad sample.
+            allow_missing: leave out shards that are no tars, instead of refusing the whole.
+            check: compare what is read with the checksums of shards that zoo wrote.
 
         Raises:
             UsageError: nothing is there.
-            DataError: a shard is damaged; names it.
+            DataError: a shard is no tar, or `strict` and damaged; names it.
         """
-        self._files: dict[int, int] = {}
-        self.paths = _expand(shards)
-        self._places: list[tuple[int, _Place]] = []
-        for number, path in enumerate(self.paths):
-            self._places += [(number, place) for place in _index(path)]
-        if not self._places:
-            raise UsageError(f"{shards}: the shards hold no samples")
+        self.require, self.strict, self.check = tuple(require), strict, check
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._arenas = Arenas()
+        self._versions: dict[str, RemoteFile | None] = {}
+        self.events: dict[str, tuple[Event, ...]] = {}
+        self.names: list[ShardName] = []
+        counts, refused = [], []
+        self._sizes: list[int] = []  # bytes of each shard
+        for name in list_shards(shards):
+            try:
+                count, size = self._count(name)
+            except DataError as error:
+                if not allow_missing or strict or error.code != "NOT_TAR":
+                    raise
+                refused.append(str(error))
+                self.events[name.shown] = (Event("NOT_TAR", detail="left out"),)
+                continue
+            self.names.append(name)
+            counts.append(count)
+            self._sizes.append(size)
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        if not len(self):
+            raise UsageError(f"{shards}: the shards hold no samples" + "".join(refused[:1]))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(S,) samples of each shard, bad ones included."""
+        return np.diff(self._ends, prepend=0)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what is where: equal only for the same samples in the same order."""
+        """Digest of which shards there are and what they hold: equal for the same samples."""
         digest = hashlib.sha256()
-        for number, place in self._places:
-            digest.update(f"{self.paths[number].name}\0{place.key}\0{place.members}\n".encode())
+        columns = (self.names, self.counts.tolist(), self._sizes)
+        for name, count, size in zip(*columns, strict=True):
+            digest.update(f"{name.base}\0{count}\0{size}\n".encode())
         return digest.hexdigest()
 
-    def describe(self, index: int) -> str:
-        """Shard and key of a sample, for messages."""
-        number, place = self._places[index]
-        return f"{self.paths[number]}, sample {place.key!r}"
+    def where(self, index: int) -> Where:
+        """Shard, number in it, and key of a sample: `str(...)` is for messages."""
+        shards, numbers = self._locate(np.array([index]))
+        shard, number = int(shards[0]), int(numbers[0])
+        return Where(self.names[shard].shown, number, self._opened(shard).key(number))
 
     def key(self, index: int) -> str:
         """The sample's key."""
-        return self._places[index][1].key
+        return self.where(index).key
 
     def read(self, index: int) -> dict[str, bytes]:
         """Every member of a sample by extension.
 
         Raises:
-            DataError: the shard ends early or cannot be read.
+            DataError: the sample is bad, or the shard cannot be read; names both.
         """
-        number, place = self._places[index]
-        start = min(offset for _, offset, _ in place.members)
-        stop = max(offset + size for _, offset, size in place.members)
-        try:
-            data = os.pread(self._descriptor(number), stop - start, start)
-        except OSError as error:
-            raise DataError(f"{self.describe(index)}: cannot read it ({error.strerror})") from None
-        if len(data) < stop - start:
-            raise DataError(f"{self.describe(index)}: the shard ends early")
-        return {
-            extension: data[offset - start : offset - start + size]
-            for extension, offset, size in place.members
-        }
+        [(_, sample)] = self.read_many(np.array([index]))
+        if isinstance(sample, DataError):
+            raise DataError(f"{self.where(index)}: {sample}", code=sample.code)
+        return {extension: bytes(data) for extension, data in sample.items()}
 
-    def _descriptor(self, number: int) -> int:
-        if number not in self._files:
-            self._files[number] = os.open(self.paths[number], os.O_RDONLY)
-        return self._files[number]
+    def read_many(self, ids: NDArray[np.int64]) -> Iterator[Read]:
+        """Samples as they lie on the disk: (place in `ids`, members, or what is wrong with it).
+
+        Members are views into memory that is used again once nobody holds them.
+
+        Raises:
+            DataError: a shard cannot be read, with code IO; no sample is bad.
+        """
+        shards, numbers = self._locate(ids)
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            opened = self._opened(shard)
+            yield from opened.read(numbers[places], places, self._arenas, check=self.check)
+
+    def _locate(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and number within the shard of samples."""
+        shards = np.searchsorted(self._ends, ids, side="right")
+        return shards, ids - (self._ends - self.counts)[shards]
+
+    def index(self, shard: int) -> ShardIndex:
+        """The index of a shard."""
+        return self._opened(shard).index
+
+    def _count(self, name: ShardName) -> tuple[int, int]:
+        """Samples and bytes of a shard: what its manifest says, or its index."""
+        if name.samples is not None and name.bytes is not None and not self.strict:
+            path = Path(name.name)
+            if is_remote(name.name) or (path.is_file() and path.stat().st_size == name.bytes):
+                return name.samples, name.bytes
+        local = self._local(name)
+        index, size = local.index, local.path.stat().st_size
+        local.close()
+        # A cut shard keeps the numbers of the samples behind it; the lost ones count as bad.
+        lost = index.facts.status == "damaged" and name.samples is not None
+        count = max(len(index), name.samples or 0) if lost else len(index)
+        return count, size
+
+    def _local(self, name: ShardName) -> LocalShard:
+        """The shard on this machine; always of the version that was met first.
+
+        Raises:
+            DataError: it is no tar, or `strict` and not as it should be.
+        """
+        if name.name not in self._versions:
+            self._versions[name.name] = version_of(name)
+        local = local_shard(name, self._versions[name.name])
+        index = local.index
+        self.events[name.shown] = index.facts.events
+        codes = {event.code for event in index.damaged}
+        if index.facts.status == "rejected":
+            local.close()
+            raise DataError(
+                f"{name.shown}: not a tar; remove it, or leave it out with "
+                "loader.allow_missing=true",
+                code="NOT_TAR",
+            )
+        if self.strict and (codes or not index.has(self.require).all()):
+            local.close()
+            said = ", ".join(sorted(codes)) or "MISSING_PART"
+            raise DataError(
+                f"{name.shown}: damaged ({said}); zoo shards verify shows where", code=said
+            )
+        return local
+
+    def _opened(self, shard: int) -> OpenShard:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        while len(self._open) >= min(_OPEN, _descriptors() // 2):
+            self._open.popitem(last=False)[1].close()
+        opened = self._local(self.names[shard]).open(self.require)
+        self._open[shard] = opened
+        return opened
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        while self._open:
+            self._open.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_files": {}}  # descriptors do not cross processes
+        # Descriptors and memory do not cross processes, and threads share neither.
+        return self.__dict__ | {"_open": OrderedDict(), "_arenas": Arenas()}
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_open"):
+            self.close()
 
 
-def write_shards(
-    samples: Iterable[tuple[str, Mapping[str, bytes]]],
-    folder: str | Path,
-    *,
-    samples_per_shard: int = 10_000,
-) -> int:
-    """Writes `00000.tar`, ... and then shards.json; the same samples give the same bytes.
-
-    Args:
-        samples: (key, {extension: bytes}); keys without dots.
-        folder: must not hold shards already.
-        samples_per_shard: how many go into one tar.
-
-    Returns:
-        The number of samples.
-
-    Raises:
-        UsageError: there are no samples, or the folder is in use.
-        StorageError: the disk is full or read-only; no file has its final name half-written.
-    """
-    folder = Path(folder)
-    if (folder / MANIFEST).exists() or any(folder.glob("*.tar")):
-        raise UsageError(f"{folder}: already holds shards; choose another folder or remove it")
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    sweep_temporary(folder)
-    rows: list[dict[str, object]] = []
-    iterator = iter(samples)
-    item = next(iterator, None)
-    while item is not None:
-        path, count = folder / f"{len(rows):05d}.tar", 0
-        with atomic_open(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            while item is not None and count < samples_per_shard:
-                _add(tar, *item)
-                item, count = next(iterator, None), count + 1
-        rows.append(
-            {
-                "name": path.name,
-                "samples": count,
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-        )
-    if not rows:
-        raise UsageError(f"{folder}: there are no samples to write")
-    total = sum(int(str(row["samples"])) for row in rows)
-    manifest = {"format": "zoo-shards/1", "samples": total, "shards": rows}
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return total
-
-
-def _add(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    if not key or "." in Path(key).name or key.startswith(("/", "_")) or ".." in key:
-        raise UsageError(f"sample key {key!r}: keys are relative names without dots")
-    for extension, data in sorted(members.items()):
-        info = tarfile.TarInfo(f"{key}.{extension}")
-        info.size, info.mtime, info.mode = len(data), 0, 0o644  # an integer time keeps PAX away
-        tar.addfile(info, io.BytesIO(data))
-
-
-def _expand(shards: str | Path | Sequence[str | Path]) -> list[Path]:
-    if isinstance(shards, str | Path):
-        path = Path(shards)
-        if path.is_dir():
-            paths = sorted(path.glob("*.tar"))
-            if not paths:
-                raise UsageError(f"{path}: no shards (*.tar) in this folder")
-            return paths
-        shards = [path] if path.exists() else _names(str(shards))
-    paths = [Path(shard) for shard in shards]
-    for path in paths:
-        if not path.is_file():
-            raise UsageError(f"{path}: no such shard")
-    if not paths:
-        raise UsageError("no shards given")
-    return paths
-
-
-def _names(pattern: str) -> list[str | Path]:
-    names: list[str | Path] = []
-    for name in braceexpand(pattern):
-        if any(letter in name for letter in "*?["):
-            parent = Path(name).parent
-            found = sorted(parent.glob(Path(name).name))
-            if not found:
-                raise UsageError(f"{name}: no such shards")
-            names += found
-        else:
-            names.append(name)
-    return names
-
-
-def _index(path: Path) -> list[_Place]:
-    """Samples of one shard; members of a key may lie apart."""
-    grouped: dict[str, list[tuple[str, int, int]]] = {}
-    try:
-        size = path.stat().st_size
-        with tarfile.open(path, mode="r:") as tar:
-            for info in tar:
-                folder, _, base = info.name.rpartition("/")
-                stem, dot, extension = base.partition(".")
-                if not info.isreg() or not dot or not stem or info.name.startswith("__"):
-                    continue
-                if info.offset_data + info.size > size:
-                    raise DataError(f"{path}: truncated inside {info.name!r}")
-                key = f"{folder}/{stem}" if folder else stem
-                member = (extension.lower(), info.offset_data, info.size)
-                grouped.setdefault(key, []).append(member)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror})") from None
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not a readable tar ({error})") from None
-    return [_Place(key, tuple(members)) for key, members in grouped.items()]
+@cache
+def _descriptors() -> int:
+    """Files that this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 import zoo
-from zoo.data.shards import MANIFEST, ShardSet, write_shards
+from zoo.data.build import write_shards
+from zoo.data.shards import ShardSet
+from zoo.data.write import MANIFEST
 from zoo.demo.page import Curve, chart, picture
 from zoo.demo.part import Part, ScoreRow, check_reload
 from zoo.modalities.contracts import Sample

@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.data.loader import Batch, Loader
-from zoo.errors import NonFiniteError, Preempted, UsageError
+from zoo.errors import NonFiniteError, Preempted, UsageError, ZooError
 from zoo.modalities.contracts import Encoder, to_device
 from zoo.objectives.contract import Objective
 from zoo.registry.recipe import TrainRecipe
@@ -65,7 +65,7 @@ class Trainer:
         Args:
             encoder: what is trained.
             objective: the pretext task, with heads that are trained along.
-            loader: gives micro-batches of `batch_size / accumulate` samples.
+            loader: gives the micro-batches of each step.
             recipe: optimisation.
             folder: of the run; checkpoints and logs go there.
             device: where to compute.
@@ -85,7 +85,7 @@ class Trainer:
         samples = len(loader.shards)
         self.total, self.warmup = recipe.total_steps(samples), recipe.warmup_steps(samples)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=recipe.keep)
-        self.step = 0
+        self.step = self._saved = 0
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         self._stop: str | None = None
         if (newest := self.checkpoints.newest()) is not None:
@@ -105,19 +105,19 @@ class Trainer:
             Preempted: SIGINT or SIGTERM came; the state is saved.
             NonFiniteError: the loss or the gradient is not finite; the last checkpoint is from
                 before.
-            DataError: a sample cannot be read.
+            DataError, WorkerError: the data cannot be read; the state is saved.
             StorageError: the disk is full.
         """
         recipe, window = self.recipe, _Window()
         self.model.train()
-        batches = self.loader.iterate(self.step * recipe.batch_size)
         with (
+            closing(self.loader.iterate(self.step * recipe.batch_size)) as batches,
             Reporter(self.folder, total=self.total, start=self.step, progress=progress) as reporter,
             self._signals(),
         ):
             while self.step < self.total:
                 began = time.perf_counter()
-                micro = [next(batches) for _ in range(recipe.accumulate)]
+                micro = self._next(batches)
                 window.waited += time.perf_counter() - began
                 window.add(self._update(micro))
                 self.step += 1
@@ -132,6 +132,15 @@ class Trainer:
                         f"{self.folder}: stopped by {self._stop} at step {self.step}, state saved; "
                         "the same command continues"
                     )
+
+    def _next(self, batches: Iterator[list[Batch]]) -> list[Batch]:
+        """The next step's micro-batches; what was trained so far is saved if there are none."""
+        try:
+            return next(batches)
+        except ZooError:
+            if self.step > self._saved:
+                self._save()
+            raise
 
     def learning_rate(self, step: int) -> float:
         """Of the 0-based step."""
@@ -191,6 +200,7 @@ class Trainer:
             "lr": self.learning_rate(self.step - 1),
             "samples_per_second": window.steps * self.recipe.batch_size / seconds,
             "data_wait": window.waited / seconds,
+            "bad_samples": float(self.loader.quarantine.counts.total()),
         }
 
     def _save(self) -> None:
@@ -205,15 +215,16 @@ class Trainer:
         tensors = {"model": self.model.state_dict(), "optim": optim, "rng": self._rng()}
         if self.ema is not None:
             tensors["ema"] = self.ema.state_dict()
-        state: dict[str, object] = {"data": self.loader.shards.fingerprint}
+        state: dict[str, object] = {
+            "loader": self.loader.state(self.step * self.recipe.batch_size),
+        }
         self.checkpoints.save(Checkpoint(self.step, state, tensors))
+        self._saved = self.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state["data"] != self.loader.shards.fingerprint:
-            raise UsageError(
-                f"{self.folder}: the run was started on other data; give the same shards, or "
-                "another out"
-            )
+        loader = checkpoint.state["loader"]
+        assert isinstance(loader, dict)
+        self.loader.restore(loader)
         try:
             self.model.load_state_dict(checkpoint.tensors["model"])
             if self.ema is not None:
@@ -236,7 +247,7 @@ class Trainer:
         torch.set_rng_state(checkpoint.tensors["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in checkpoint.tensors["rng"]:
             torch.cuda.set_rng_state(checkpoint.tensors["rng"]["cuda"])
-        self.step = checkpoint.step
+        self.step = self._saved = checkpoint.step
 
     def _rng(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}

@@ -1,0 +1,179 @@
+"""zoo shards build."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from zoo.data.sources import Source
+    from zoo.modalities.contracts import Codec
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+class _Options(TypedDict):
+    members: tuple[str, ...]
+    key: str | None
+    allow_outside: bool
+    label_from_folder: bool
+    shard_size: str
+    samples_per_shard: int
+    shuffle: bool
+    seed: int
+    modality: str | None
+    licence: str | None
+    skip_bad: bool
+    engine: str
+    workers: int | None
+    quiet: bool
+
+
+@click.command(
+    epilog="Example:  zoo shards build pairs.parquet shards -m jpg=@path -m txt=caption --shuffle"
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    *("-m", "--member", "members"),
+    multiple=True,
+    metavar="EXT=COLUMN",
+    help="A member of each row's sample: its text in COLUMN, or the file named in @COLUMN.",
+)
+@click.option("--key", help="The column of the keys; else the row's number.")
+@click.option("--allow-outside", is_flag=True, help="A table may name files outside its folder.")
+@click.option("--label-from-folder", is_flag=True, help="A file's folder is its class.")
+@click.option("--shard-size", default="1GB", show_default=True, help="The most bytes of a shard.")
+@click.option(
+    *("--samples-per-shard",), default=10_000, show_default=True, help="The most of a shard."
+)
+@click.option("--shuffle", is_flag=True, help="Mix the samples over all shards.")
+@click.option("--seed", default=0, show_default=True, help="Of the shuffling.")
+@click.option("--modality", help="Decode every sample: vision, code, ...")
+@click.option("--licence", help="For the manifest.")
+@click.option("--skip-bad", is_flag=True, help="List bad samples in skipped.jsonl, go on.")
+@click.option("--engine", default="local", show_default=True, help="local or ray.")
+@click.option("--workers", type=click.IntRange(0), help="One a core by default; 0: no processes.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
+    """Shards in OUT from SOURCE; the same command continues an interrupted build.
+
+    SOURCE is a folder, where files with one name up to the first dot are one sample, or a table
+    (csv, tsv, jsonl, parquet), where each row is one. Without --member a row becomes json, with the
+    files that its columns path, file, image or audio name.
+    """
+    from zoo.data.build import SKIPPED, BuildOptions, build_shards
+
+    how = BuildOptions(
+        shard_bytes=_bytes(options["shard_size"]),
+        samples_per_shard=options["samples_per_shard"],
+        shuffle=options["shuffle"],
+        seed=options["seed"],
+    )
+    modality, licence = options["modality"], options["licence"]
+    facts = {name: value for name, value in (("modality", modality), ("licence", licence)) if value}
+    try:
+        manifest = build_shards(
+            _source(source, out, options),
+            out,
+            how,
+            facts=facts,
+            measure=_measure(modality) if modality else None,
+            engine=options["engine"],
+            workers=options["workers"],
+            progress=not options["quiet"],
+        )
+    except KeyboardInterrupt:
+        click.echo(f"{out}: finished shards are whole; the same command continues", err=True)
+        raise
+    shards = manifest["shards"]
+    assert isinstance(shards, list)
+    line = f"{out}: {len(shards)} shards, {manifest['samples']} samples, {_size(manifest)}"
+    skipped = manifest.get("skipped")
+    click.echo(line + (f"; bad samples: {skipped}, see {out / SKIPPED}" if skipped else ""))
+
+
+def _source(path: Path, out: Path, options: _Options) -> "Source":
+    """The samples, once it is clear that the options fit them."""
+    from zoo.data.folders import folder_source
+    from zoo.data.rows import table_source
+
+    for_tables = [name for name in ("members", "key", "allow_outside") if options[name]]
+    if path.is_dir():
+        if for_tables:
+            raise UsageError(f"{path}: --{_word(for_tables[0])} is for tables, this is a folder")
+        return folder_source(
+            path,
+            exclude=out,
+            label_from_folder=options["label_from_folder"],
+            skip=options["skip_bad"],
+        )
+    if options["label_from_folder"]:
+        raise UsageError(f"{path}: --label-from-folder is for folders, this is none")
+    return table_source(
+        path,
+        members=dict(_member(word) for word in options["members"]),
+        key=options["key"],
+        allow_outside=options["allow_outside"],
+        skip=options["skip_bad"],
+    )
+
+
+def _word(name: str) -> str:
+    return {"members": "member"}.get(name, name.replace("_", "-"))
+
+
+def _member(word: str) -> tuple[str, str]:
+    extension, equals, column = word.partition("=")
+    if not equals:
+        raise UsageError(f"--member {word}: is not of the form jpg=@path or txt=caption")
+    return extension, column
+
+
+def _bytes(text: str) -> int:
+    """1GB, 500 MB, 2GiB, 1000000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]i?|)b?", text.strip().lower())
+    if not found:
+        raise UsageError(f"--shard-size {text}: is no size such as 1GB or 500MB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _size(manifest: Mapping[str, object]) -> str:
+    number = float(str(manifest["bytes"]))
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """Decodes a sample by its modality's codec: what cannot be decoded is bad."""
+
+    modality: str
+
+    def __call__(self, members: Mapping[str, bytes]) -> dict[str, float]:
+        codec = _codec(self.modality)
+        return codec.measure(codec.decode(members))
+
+
+def _measure(modality: str) -> Callable[[Mapping[str, bytes]], dict[str, float]]:
+    _codec(modality)  # an unknown name is told before anything begins
+    return _Measure(modality)
+
+
+@cache
+def _codec(modality: str) -> "Codec":
+    import torch
+
+    from zoo.registry.build import build_codec
+
+    torch.set_num_threads(1)  # there are more processes; and sums must not depend on how many
+    return build_codec(modality)
