@@ -25,7 +25,8 @@ __all__ = ["decode_image"]
 def decode_image(data: Buffer, *, name: str = "image") -> Tensor:
     """An image file -> uint8 (1, H, W) where the file is grey, else (3, H, W) RGB.
 
-    JPEG, PNG, WebP, BMP, GIF (its first picture) and TIFF are read. Pixels are as they are stored: an EXIF orientation is not applied.
+    JPEG, PNG, WebP, BMP, GIF (its first picture) and TIFF are read. Pixels are as they are
+    stored: an EXIF orientation is not applied.
 
     Raises:
         DataError: the bytes are no such image, are damaged, or promise more than 64 million pixels.

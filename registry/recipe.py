@@ -24,7 +24,7 @@ class LoaderRecipe:
     on_bad: Literal["substitute", "raise"] = "substitute"  # another sample, or an error
     max_bad: float = 0.001  # share of bad samples that stops the run
     require: tuple[str, ...] = ()  # members without which a sample is bad
-    view: str | None = None  # a file that says which samples to use (zoo.data.view)
+    view: str | None = None  # a file that says which samples to use (zoo.data.selecting.view)
     allow_missing: bool = False  # leave out shards that are no tars
 
     def __post_init__(self) -> None:

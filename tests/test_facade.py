@@ -186,6 +186,21 @@ def test_a_bad_sample_is_named(tmp_path):
         zoo.pretrain("digits-mae", tmp_path / "s", tmp_path / "strict", strict, progress=False)
 
 
+def test_a_mixture_is_trained_on_as_long_as_it_lasts(tmp_path):
+    for name in "ab":
+        zoo.write_shards(digits(), tmp_path / name)
+    mixture = tmp_path / "mix.toml"
+    rows = [f'[[mixture]]\ndata = "{name}"\nweight = 1\n' for name in "ab"]
+    mixture.write_text("window = 8\n" + "".join(rows))
+    run = zoo.pretrain("digits-mae", mixture, tmp_path / "run", TINY, progress=False)
+    assert run.finished
+    mixture.write_text('stop = "first"\n' + mixture.read_text())
+    many = TINY | {"train.steps": 1000}
+    with pytest.raises(UsageError, match=r"mix\.toml: the mixture ends after \d+ samples"):
+        zoo.pretrain("digits-mae", mixture, tmp_path / "long", many, progress=False)
+    assert not (tmp_path / "long").exists()
+
+
 def test_unfinished_runs_say_so(run, tmp_path):
     part = shutil.copytree(run.folder, tmp_path / "part", ignore=shutil.ignore_patterns("export"))
     with pytest.raises(UsageError, match="has not finished"):

@@ -21,13 +21,13 @@ _PLACES = {
     "load": "zoo.models",
     "pretrain": "zoo.pretraining",
     "probe": "zoo.evaluation",
-    "write_shards": "zoo.data.build",
+    "write_shards": "zoo.data.building.build",
     "Encoder": "zoo.modalities.contracts",
     "ZooError": "zoo.errors",
 }
 
 if TYPE_CHECKING:
-    from zoo.data.build import write_shards
+    from zoo.data.building.build import write_shards
     from zoo.errors import ZooError
     from zoo.evaluation import probe
     from zoo.modalities.contracts import Encoder

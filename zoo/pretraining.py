@@ -127,8 +127,17 @@ def untrained(run: Run) -> Encoder:
 
 
 def _open(recipe: Recipe) -> Data:
-    batch_size = recipe.train.batch_size
-    return open_data(recipe.data, recipe.loader, seed=recipe.seed, batch_size=batch_size)
+    train = recipe.train
+    samples, mixture = open_data(
+        recipe.data, recipe.loader, seed=recipe.seed, batch_size=train.batch_size
+    )
+    wanted = train.total_steps(len(samples)) * train.batch_size
+    if mixture is not None and mixture.length is not None and mixture.length < wanted:
+        raise UsageError(
+            f"{recipe.data}: the mixture ends after {mixture.length} samples, the recipe wants "
+            f"{wanted}: set train.steps={mixture.length // train.batch_size}, or raise max_epochs"
+        )
+    return samples, mixture
 
 
 def _trainer(recipe: Recipe, data: Data, folder: Path, device: str | None) -> Trainer:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -239,7 +240,11 @@ def test_options_are_frozen():
     found = {}
     for name in COMMANDS:
         command = cli.get_command(None, name)
-        found[name] = sorted(option for p in command.params for option in p.opts)
+        verbs = {name: command}
+        if isinstance(command, click.Group):
+            verbs = {f"{name} {v}": command.get_command(None, v) for v in command.places}
+        for full, verb in verbs.items():
+            found[full] = sorted(option for p in verb.params for option in p.opts)
     assert found == {
         "list": ["--json", "--modality", "--objective", "--pretrained", "--tags", "pattern"],
         "card": ["--json", "name"],
@@ -247,6 +252,16 @@ def test_options_are_frozen():
         "pretrain": ["--data", "--device", "--out", "--quiet", "--seed", "model", "options"],
         "embed": ["--batch-size", "--device", "--output", "--weights", "-o", "files", "source"],
         "probe": ["--kind", "--random", "--test", "--train", "-k", "source"],
+        "shards build": [
+            *("--allow-outside", "--engine", "--key", "--label-from-folder", "--licence"),
+            *("--member", "--modality", "--quiet", "--samples-per-shard", "--seed", "--shard-size"),
+            *("--shuffle", "--skip-bad", "--workers", "-m", "out", "source"),
+        ],
+        "shards info": ["data"],
+        "shards head": ["-n", "data"],
+        "shards verify": ["--headers", "--modality", "--require", "data"],
+        "shards index": ["--manifest", "data"],
+        "shards repair": ["--modality", "--require", "out", "shard"],
         "demo": ["--out", "--quick"],
         "doctor": [],
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from zoo.registry.recipe import LoaderRecipe
 
-from zoo.data.build import write_shards
+from zoo.data.building.build import write_shards
 from zoo.data.loader import Loader
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError

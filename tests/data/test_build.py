@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.cli.shards.build import command
-from zoo.data.build import BuildOptions, build_shards, cut, write_shards
-from zoo.data.claim import claimed
-from zoo.data.folders import folder_source
-from zoo.data.rows import table_source
+from zoo.data.building.build import BuildOptions, build_shards, cut, write_shards
+from zoo.data.building.claim import claimed
+from zoo.data.building.folders import folder_source
+from zoo.data.building.rows import table_source
 from zoo.errors import BusyError, DataError, StorageError, UnknownNameError, UsageError, ZooError
 from zoo.files import sha256_of
 
@@ -186,7 +186,7 @@ def test_a_kill_after_the_manifest_leaves_only_the_tidying(files, whole, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.data.claim._clear", killed)
+        patch.setattr("zoo.data.building.claim._clear", killed)
         with pytest.raises(KeyboardInterrupt):
             build_shards(folder_source(files), tmp_path, SMALL, workers=0)
     assert {"manifest.json", "build.json"} < {path.name for path in tmp_path.iterdir()}
@@ -205,8 +205,8 @@ def test_one_builder_at_a_time(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from zoo.data.build import BuildOptions, build_shards
-from zoo.data.folders import folder_source
+from zoo.data.building.build import BuildOptions, build_shards
+from zoo.data.building.folders import folder_source
 options = BuildOptions(samples_per_shard=5, shuffle=True, seed=3)
 build_shards(folder_source(Path(sys.argv[1])), Path(sys.argv[2]), options, workers=int(sys.argv[3]))
 """

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo.data.loader import sample_seeds
-from zoo.data.order import Order
 from zoo.data.quarantine import Quarantine
 from zoo.errors import DataError, UsageError, WorkerError
 
@@ -264,18 +263,3 @@ def test_abandoned_iterators_leave_nothing_behind(make):
     gc.collect()
     assert open_files() <= before
     assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize("samples", [1, 2, 5, 1003, 4096])
-@pytest.mark.parametrize(("block", "pool", "lanes"), [(1, 1, 1), (3, 7, 1), (64, 100, 3)])
-def test_every_epoch_is_a_permutation(samples, block, pool, lanes):
-    order = Order(samples=samples, block=block, pool=pool, lanes=lanes, seed=11)
-    ids = order.ids(np.arange(3 * samples)).reshape(3, samples)
-    assert (np.sort(ids, axis=1) == np.arange(samples)).all()
-    one_by_one = [order.ids(np.array([p]))[0] for p in range(0, samples, max(1, samples // 20))]
-    assert one_by_one == ids[0, :: max(1, samples // 20)].tolist()
-
-
-def test_impossible_orders():
-    with pytest.raises(ValueError, match="at least 1"):
-        Order(samples=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zoo.data.mixture import FixedWeights, Mixture
 from zoo.data.mixture_file import MixtureFile, Source, read_mixture
 from zoo.data.order import Order, key
-from zoo.data.skill_it import SkillIt
+from zoo.data.selecting.skill_it import SkillIt
 from zoo.errors import ConfigError, UsageError
 
 WEIGHTS = st.lists(st.floats(0.001, 5.0), min_size=1, max_size=9)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data.build import BuildOptions, build_shards
-from zoo.data.folders import folder_source
+from zoo.data.building.build import BuildOptions, build_shards
+from zoo.data.building.folders import folder_source
 from zoo.files import sha256_of
 
 ray = pytest.importorskip("ray")

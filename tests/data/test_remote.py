@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data import cache as caching
-from zoo.data import remote, retry
-from zoo.data.cache import ShardCache
-from zoo.data.remote import (
+from zoo.data.remote import cache as caching
+from zoo.data.remote import retry
+from zoo.data.remote import store as stores
+from zoo.data.remote.cache import ShardCache
+from zoo.data.remote.retry import shown
+from zoo.data.remote.store import (
     RemoteFile,
     is_remote,
     list_remote,
@@ -28,7 +30,6 @@ from zoo.data.remote import (
     read_remote,
     stat_remote,
 )
-from zoo.data.retry import shown
 from zoo.errors import DataError, IntegrityError, StorageError, UsageError
 
 CONTENT = random.Random(5).randbytes(3_000_000)
@@ -269,7 +270,7 @@ def test_versions_never_mix(server, cache):
 
 def test_versions_never_mix_where_bytes_carry_no_version(store, cache, monkeypatch):
     store.pipe_file("/b/a.tar", CONTENT)
-    monkeypatch.setattr(remote, "_BLOCK", MB)
+    monkeypatch.setattr(stores, "_BLOCK", MB)
     cat_file = store.cat_file
 
     def change_after_first(path, start, end):
@@ -286,7 +287,7 @@ def test_versions_never_mix_where_bytes_carry_no_version(store, cache, monkeypat
 
 def test_blocks_that_were_read_are_not_read_again(store, cache, monkeypatch):
     store.pipe_file("/b/a.tar", CONTENT)
-    monkeypatch.setattr(remote, "_BLOCK", MB)
+    monkeypatch.setattr(stores, "_BLOCK", MB)
     cat_file, starts = store.cat_file, []
 
     def fail_often(path, start, end):
@@ -348,8 +349,8 @@ def test_a_server_that_tells_no_size(cache):
 CHILD = """
 import hashlib, sys
 from pathlib import Path
-from zoo.data.cache import ShardCache
-from zoo.data.remote import stat_remote
+from zoo.data.remote.cache import ShardCache
+from zoo.data.remote.store import stat_remote
 with ShardCache(Path(sys.argv[2]), 1 << 30).open(stat_remote(sys.argv[1])) as copy:
     print(hashlib.sha256(copy.path.read_bytes()).hexdigest(), flush=True)
     if len(sys.argv) > 3:

@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data.curriculum import ability, hardest
-from zoo.data.selection import ExactDedup, TemperatureTopK, TopK, gumbel, taylor_softmax, top
-from zoo.data.skill_it import SkillIt
-from zoo.data.view import read_view, write_view
+from zoo.data.selecting.curriculum import ability, hardest
+from zoo.data.selecting.selection import (
+    ExactDedup,
+    TemperatureTopK,
+    TopK,
+    gumbel,
+    taylor_softmax,
+    top,
+)
+from zoo.data.selecting.skill_it import SkillIt
+from zoo.data.selecting.view import read_view, write_view
 from zoo.errors import DataError
 
 NAN = np.nan

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data.folders import folder_source
-from zoo.data.rows import table_source
-from zoo.data.sources import clean_key
-from zoo.data.write import write_shard
+from zoo.data.building.folders import folder_source
+from zoo.data.building.rows import table_source
+from zoo.data.building.sources import clean_key
+from zoo.data.shard.write import write_shard
 from zoo.errors import DataError, UnknownNameError, UsageError
 
 

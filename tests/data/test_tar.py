@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data.index import ShardIndex
-from zoo.data.indexing import build_index, index_of
-from zoo.data.opened import Arenas, OpenShard
-from zoo.data.tar import header, name_at, padding, scan
-from zoo.data.write import write_shard
+from zoo.data.shard.index import ShardIndex
+from zoo.data.shard.indexing import build_index, index_of
+from zoo.data.shard.opened import Arenas, OpenShard
+from zoo.data.shard.tar import header, name_at, padding, scan
+from zoo.data.shard.write import write_shard
 from zoo.errors import DataError
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -90,7 +90,7 @@ WHOLE = archive([(f"s{i}.{e}", bytes([i]) * 700) for i in range(4) for e in ("a"
     zeroed=st.integers(-1, len(WHOLE) // 512),
 )
 def test_no_damage_is_silent_or_gives_a_partial_sample(cut, flips, zeroed):
-    """Whatever happens to the bytes: no crash, and a sample is whole or a code says what is wrong."""
+    """Whatever happens to the bytes: samples are whole, or a code says what is wrong."""
     data = bytearray(WHOLE)
     if zeroed >= 0:
         data[512 * zeroed : 512 * (zeroed + 1)] = bytes(len(data[512 * zeroed :][:512]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data.view import View, nested, read_view, write_view
+from zoo.data.selecting.view import View, nested, read_view, write_view
 from zoo.errors import ConfigError, DataError, IntegrityError, UsageError, ZooError
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from zoo.data.curriculum import ability, hardest
-from zoo.data.selection import TopK, loss_difference, perturbed, taylor_softmax, top
-from zoo.data.skill_it import SkillIt
+from zoo.data.selecting.curriculum import ability, hardest
+from zoo.data.selecting.selection import TopK, loss_difference, perturbed, taylor_softmax, top
+from zoo.data.selecting.skill_it import SkillIt
 
 SKILL_IT = {  # what upstream calls it -> what we call it
     "eta": "eta",

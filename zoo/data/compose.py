@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.fetch import Samples
-from zoo.data.index import Event
 from zoo.data.listing import Shards
 from zoo.data.mixture import Mixture
 from zoo.data.mixture_file import read_mixture
-from zoo.data.opened import Read, Where
 from zoo.data.order import Order
+from zoo.data.selecting.view import View, read_view
+from zoo.data.shard.index import Event
+from zoo.data.shard.opened import Read, Where
 from zoo.data.shards import ShardSet
-from zoo.data.view import View, read_view
 from zoo.errors import UsageError
 from zoo.registry.recipe import LoaderRecipe
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.data.index import Event
-from zoo.data.opened import Read, Where
 from zoo.data.order import key
 from zoo.data.quarantine import Bad
-from zoo.data.roles import SampleOrder
+from zoo.data.selecting.roles import SampleOrder
+from zoo.data.shard.index import Event
+from zoo.data.shard.opened import Read, Where
 from zoo.errors import DataError
 
 __all__ = ["ATTEMPTS", "Batch", "Fetch", "Fetched", "Place", "Samples", "places", "sample_seeds"]

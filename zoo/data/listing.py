@@ -11,8 +11,8 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from zoo.data.remote import is_remote, list_remote, read_remote, shown
-from zoo.data.write import FORMAT, MANIFEST
+from zoo.data.remote.store import is_remote, list_remote, read_remote, shown
+from zoo.data.shard.write import FORMAT, MANIFEST
 from zoo.errors import DataError, UsageError
 
 __all__ = ["ShardName", "Shards", "list_shards"]

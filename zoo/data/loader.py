@@ -18,7 +18,7 @@ from zoo.data.fetch import ATTEMPTS, Batch, Fetch, Place, Samples, places, sampl
 from zoo.data.mixture import Mixture
 from zoo.data.order import Order
 from zoo.data.quarantine import Bad, Quarantine
-from zoo.data.roles import SampleOrder
+from zoo.data.selecting.roles import SampleOrder
 from zoo.data.workers import run_tasks
 from zoo.errors import UsageError
 from zoo.registry.recipe import LoaderRecipe

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from typing import Literal
@@ -315,10 +316,13 @@ def _plus(segment: Segment, positions: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _running_sums(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """(D + 1,) sums of the weights as whole numbers in their exact proportion."""
-    ratios = [weight.as_integer_ratio() for weight in weights]
-    common = max(below for _, below in ratios)  # all are powers of two
-    return (0, *accumulate(above * (common // below) for above, below in ratios))
+    """(D + 1,) sums of the weights as whole numbers in their exact proportion.
+
+    A weight counts as the decimal that a person would write: 0.7 is seven tenths.
+    """
+    ratios = [Fraction(repr(weight)) for weight in weights]
+    common = math.lcm(*(ratio.denominator for ratio in ratios))
+    return (0, *accumulate(int(ratio * common) for ratio in ratios))
 
 
 def _ids(order: Order, positions: Positions) -> Positions:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.data.index import Event
+from zoo.data.shard.index import Event
 from zoo.errors import DataError
 from zoo.files import storage_errors, write_atomic
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.index import Event, ShardIndex
 from zoo.data.listing import ShardName, Shards, list_shards
-from zoo.data.local import LocalShard, local_shard, version_of
-from zoo.data.opened import Arenas, OpenShard, Read, Where
-from zoo.data.remote import RemoteFile, is_remote
+from zoo.data.remote.store import RemoteFile, is_remote
+from zoo.data.shard.index import Event, ShardIndex
+from zoo.data.shard.local import LocalShard, local_shard, version_of
+from zoo.data.shard.opened import Arenas, OpenShard, Read, Where
 from zoo.errors import DataError, UsageError
 
 __all__ = ["ShardSet"]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 import zoo
-from zoo.data.build import write_shards
+from zoo.data.building.build import write_shards
+from zoo.data.shard.write import MANIFEST
 from zoo.data.shards import ShardSet
-from zoo.data.write import MANIFEST
 from zoo.demo.page import Curve, chart, picture
 from zoo.demo.part import Part, ScoreRow, check_reload
 from zoo.modalities.contracts import Sample

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.data.build import write_shards
-from zoo.data.write import MANIFEST
+from zoo.data.building.build import write_shards
+from zoo.data.shard.write import MANIFEST
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.code.functions import python_functions
 

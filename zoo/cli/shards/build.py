@@ -12,7 +12,7 @@ import click
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from zoo.data.sources import Source
+    from zoo.data.building.sources import Source
     from zoo.modalities.contracts import Codec
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -68,7 +68,7 @@ def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
     (csv, tsv, jsonl, parquet), where each row is one. Without --member a row becomes json, with the
     files that its columns path, file, image or audio name.
     """
-    from zoo.data.build import SKIPPED, BuildOptions, build_shards
+    from zoo.data.building.build import SKIPPED, BuildOptions, build_shards
 
     how = BuildOptions(
         shard_bytes=_bytes(options["shard_size"]),
@@ -101,8 +101,8 @@ def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
 
 def _source(path: Path, out: Path, options: _Options) -> "Source":
     """The samples, once it is clear that the options fit them."""
-    from zoo.data.folders import folder_source
-    from zoo.data.rows import table_source
+    from zoo.data.building.folders import folder_source
+    from zoo.data.building.rows import table_source
 
     for_tables = [name for name in ("members", "key", "allow_outside") if options[name]]
     if path.is_dir():

@@ -18,8 +18,8 @@ def command(data: tuple[str, ...], manifest: bool) -> None:
     only when their turn comes.
     """
     from zoo.data.listing import list_shards
-    from zoo.data.local import local_shard, version_of
-    from zoo.data.write import row_of, write_manifest
+    from zoo.data.shard.local import local_shard, version_of
+    from zoo.data.shard.write import row_of, write_manifest
     from zoo.files import sha256_of
 
     names = list_shards(list(data), manifests=False)

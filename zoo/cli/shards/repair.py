@@ -18,7 +18,7 @@ def command(shard: str, out: Path, require: str | None, modality: str | None) ->
     SHARD may be compressed: this is also how to convert a .tar.gz.
     """
     from zoo.data.listing import ShardName
-    from zoo.data.verify import repaired
+    from zoo.data.shard.verify import repaired
     from zoo.registry.build import build_codec
 
     if out.exists():

@@ -19,7 +19,7 @@ def command(
     --modality every sample.
     """
     from zoo.data.listing import list_shards
-    from zoo.data.verify import verify_shard
+    from zoo.data.shard.verify import verify_shard
     from zoo.registry.build import build_codec
 
     decode = build_codec(modality).decode if modality else None

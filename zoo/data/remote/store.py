@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
-from zoo.data.retry import AbsentError, ForbiddenError, retried, shown
+from zoo.data.remote.retry import AbsentError, ForbiddenError, retried, shown
 from zoo.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zoo.data.cache import LocalCopy, ShardCache
-from zoo.data.index import Event, ShardIndex
-from zoo.data.indexing import open_index
-from zoo.data.inflate import inflated
 from zoo.data.listing import ShardName
-from zoo.data.opened import OpenShard
-from zoo.data.remote import RemoteFile, is_remote, stat_remote
+from zoo.data.remote.cache import LocalCopy, ShardCache
+from zoo.data.remote.store import RemoteFile, is_remote, stat_remote
+from zoo.data.shard.index import Event, ShardIndex
+from zoo.data.shard.indexing import open_index
+from zoo.data.shard.inflate import inflated
+from zoo.data.shard.opened import OpenShard
 
 __all__ = ["LocalShard", "local_shard", "version_of"]
 

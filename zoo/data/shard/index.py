@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from zoo.data.tar import name_at
+from zoo.data.shard.tar import name_at
 
 __all__ = ["CODES", "Event", "ShardFacts", "ShardIndex", "split_name", "text_of"]
 

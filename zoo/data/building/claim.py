@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zoo.data.indexing import SUFFIX
-from zoo.data.write import MANIFEST
+from zoo.data.shard.indexing import SUFFIX
+from zoo.data.shard.write import MANIFEST
 from zoo.errors import BusyError, UsageError
 from zoo.files import storage_errors, sweep_temporary, write_atomic
 

@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.sources import Item, Listing, Source, clean_extension, clean_key, extension_of
-from zoo.data.tables import Row, Table, open_table
+from zoo.data.building.sources import (
+    Item,
+    Listing,
+    Source,
+    clean_extension,
+    clean_key,
+    extension_of,
+)
+from zoo.data.building.tables import Row, Table, open_table
 from zoo.errors import DataError, UnknownNameError, UsageError
 
 __all__ = ["table_source"]

@@ -18,8 +18,8 @@ from io import BufferedRandom, FileIO
 from pathlib import Path
 from types import TracebackType
 
-from zoo.data.remote import RemoteFile, changed, open_remote, unchanged
-from zoo.data.retry import retried, shown
+from zoo.data.remote.retry import retried, shown
+from zoo.data.remote.store import RemoteFile, changed, open_remote, unchanged
 from zoo.errors import DataError, IntegrityError, StorageError, UsageError
 from zoo.files import cache_folder, storage_errors
 

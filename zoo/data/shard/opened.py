@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.cache import LocalCopy
-from zoo.data.index import CODES, ShardIndex
+from zoo.data.remote.cache import LocalCopy
+from zoo.data.shard.index import CODES, ShardIndex
 from zoo.errors import DataError
 
 __all__ = ["Arenas", "Members", "OpenShard", "Read", "Where"]
@@ -71,7 +71,7 @@ _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENET
 _RETRIES, _WAIT = 5, 0.05  # seconds before the second try; doubles
 _FAR = 1 << 20  # bytes from the first to the last of a scattered sample that are read at once
 _GAP = 16 << 10  # bytes between two samples that are read along rather than skipped
-_WINDOW = 2 << 20  # bytes read before they are handed out: they should stay in the CPU's cache
+_WINDOW = 512 << 10  # bytes read before they are handed out: they should stay in the CPU's cache
 _SAYS = {
     "TRUNCATED": "the shard ends early",
     "MISSING_PART": "parts are missing",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.view import View
+from zoo.data.selecting.view import View
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.index import CODES, Event, ShardFacts, ShardIndex, split_name, text_of
-from zoo.data.tar import Break, Member, Scan, scan
+from zoo.data.shard.index import CODES, Event, ShardFacts, ShardIndex, split_name, text_of
+from zoo.data.shard.tar import Break, Member, Scan, scan
 from zoo.errors import DataError, StorageError
 from zoo.files import cache_folder, write_atomic
 
@@ -26,6 +26,8 @@ MAX_MEMBER = 1 << 30  # bytes
 _NAMED = 100  # events of one code that are kept one by one
 _REGULAR, _FOLDER, _SPARSE = b"0\x007", ord("5"), ord("S")
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f\\]|(?:^|/)\.\.(?:/|$)|^/|^[A-Za-z]:")
+# What an unsafe name holds at least, wherever it stands in many names that are joined by a star.
+_SUSPECT = re.compile(rb"[\x00-\x1f\x7f\\:]|\.\.|\*/")
 
 
 def open_index(path: Path, *, immutable: bool = False) -> ShardIndex:
@@ -142,6 +144,8 @@ def index_of(found: Scan, length: int, *, changed: int = 0) -> ShardIndex:
 def _group(members: list[Member]) -> _Groups:
     groups = _Groups()
     samples, extensions, extension_of = groups.members, groups.extensions, groups.extension
+    # Nearly always all names are fine, and one look says so.
+    suspect = _SUSPECT.search(b"*" + b"*".join(member.name for member in members))
     for number, (name, kind, _, _, size) in enumerate(members):
         if kind not in _REGULAR and kind != _SPARSE:
             groups.ignored += kind == _FOLDER
@@ -158,7 +162,7 @@ def _group(members: list[Member]) -> _Groups:
             if any(extension_of[other] == which for other in numbers):
                 groups.doubled.add(key)
             numbers.append(number)
-        if _UNSAFE.search(name):
+        if suspect and _UNSAFE.search(name):
             groups.unsafe.add(key)
         elif kind == _SPARSE:
             groups.sparse.add(key)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.claim import claimed
-from zoo.data.engines import ENGINES
+from zoo.data.building.claim import claimed
+from zoo.data.building.engines import ENGINES
+from zoo.data.building.sources import Source
+from zoo.data.building.unit import Built, Measure, ShardSpec, Spread, build_shard
 from zoo.data.order import key, perm
-from zoo.data.sources import Source
-from zoo.data.tar import BLOCK, padded
-from zoo.data.unit import Built, Measure, ShardSpec, Spread, build_shard
-from zoo.data.write import MANIFEST, ShardRow, read_row, write_manifest, write_shard
+from zoo.data.shard.tar import BLOCK, padded
+from zoo.data.shard.write import MANIFEST, ShardRow, read_row, write_manifest, write_shard
 from zoo.errors import UnknownNameError, UsageError
 from zoo.files import write_atomic
 
@@ -67,7 +67,7 @@ def build_shards(
         options: how samples become shards.
         facts: more lines of the manifest, such as the licence.
         measure: numbers of a sample, whose spread goes to the manifest; can be pickled.
-        engine: who does the work, a name of `zoo.data.engines`.
+        engine: who does the work, a name of `zoo.data.building.engines`.
         workers: processes (0: this one), by default as many as there are cores.
         progress: show a bar where there is a terminal.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.order import key
-from zoo.data.view import View
+from zoo.data.selecting.view import View
 from zoo.errors import DataError
 from zoo.registry.schema import Value
 

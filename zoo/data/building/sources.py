@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.indexing import MAX_MEMBER
-from zoo.data.tar import BLOCK, padded
+from zoo.data.shard.indexing import MAX_MEMBER
+from zoo.data.shard.tar import BLOCK, padded
 from zoo.errors import DataError, UsageError
 
 __all__ = [

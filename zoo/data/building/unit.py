@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from zoo.data.claim import NOTE
-from zoo.data.sources import BadSamples, Places
-from zoo.data.write import ShardRow, read_row, write_shard
+from zoo.data.building.claim import NOTE
+from zoo.data.building.sources import BadSamples, Places
+from zoo.data.shard.write import ShardRow, read_row, write_shard
 from zoo.errors import DataError
 from zoo.files import write_atomic
 

@@ -17,6 +17,7 @@ BLOCK = 512
 MAX_EXTENDED = 1 << 20  # bytes of one PAX or GNU header; real ones hold a path
 _NEAR = 16 << 10  # members shorter than this are read many headers at a time
 _WINDOW = 256 << 10
+_LOOK = 2 << 10  # read for one header: a short member and the header behind it come along
 _SEARCH = 1 << 20  # read at once while looking for the next header
 _LONG, _PAX = b"LK", b"xg"
 _NO_DATA = b"123456"  # links, devices, folders, pipes
@@ -91,7 +92,7 @@ class _Reader:
         """The 512 bytes at `position`, shorter at the end."""
         at = position - self._from
         if at < 0 or at + BLOCK > len(self._data):
-            self._data = os.pread(self.descriptor, _WINDOW if near else BLOCK, position)
+            self._data = os.pread(self.descriptor, _WINDOW if near else _LOOK, position)
             self._from, at = position, 0
         return self._data[at : at + BLOCK]
 
@@ -125,7 +126,9 @@ def _follow(
         if len(head) < BLOCK or head == _ZEROS:
             return _end(reader, position, head, len(members))
         try:
-            kind, size = head[156], _size(head)
+            kind, digits = head[156], head[124:135]
+            usual = head[135] == 0 and digits.isdigit()
+            size = int(digits, 8) if usual else _size(head)
             if kind in _PAX or kind in _LONG:
                 if not _valid(head):
                     raise _BadHeader("wrong checksum")
@@ -133,7 +136,7 @@ def _follow(
                 _extend(override, reader, position, kind, size)
                 position += BLOCK + padded(size)
                 continue
-        except _BadHeader as error:
+        except (_BadHeader, ValueError) as error:
             return Break("BAD_HEADER", len(members), str(error)), position + BLOCK
         except _Ends:
             return Break("TRUNCATED", len(members), "the file ends inside a header"), -1
@@ -241,11 +244,6 @@ def _name(head: bytes) -> bytes:
 def _size(head: bytes) -> int:
     """The size field: octal digits, or GNU's base-256 number."""
     text = head[124:136]
-    if text[11] in b"\0 " and text[:11].isdigit():  # what nearly all writers write
-        try:
-            return int(text[:11], 8)
-        except ValueError:
-            raise _BadHeader("a size that is no number") from None
     if text[0] & 0x80:
         if text[0] != 0x80:
             raise _BadHeader("a negative or absurd size")
@@ -338,11 +336,14 @@ def header(name: str, size: int) -> bytes:
 
 
 def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
-    head = bytearray(BLOCK)
-    head[: len(name)] = name
-    head[100:124] = b"0000644\0" + b"0000000\0" * 2
-    head[124:148] = b"%011o\0" % size + b"00000000000\0"
-    head[148:157] = b" " * 8 + kind
-    head[257:265] = b"ustar\x0000"
-    head[148:156] = b"%06o\0 " % sum(head)
-    return bytes(head)
+    """Mode 0644, owner 0, time 0."""
+    digits = b"%011o" % size
+    # The checksum is a sum of bytes, the checksum's own field counted as spaces.
+    total = _FIXED_SUM + sum(name) + sum(digits) + kind[0]
+    name = name + bytes(100 - len(name))
+    return b"".join((name, _OWNER, digits, _TIME, b"%06o\0 " % total, kind, _MAGIC))
+
+
+_OWNER, _TIME = b"0000644\0" + 2 * b"0000000\0", b"\x00" + b"00000000000\0"
+_MAGIC = (bytes(100) + b"ustar\x0000").ljust(BLOCK - 157, b"\0")
+_FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(_MAGIC) + 8 * ord(" ")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.index import CODES, Event
-from zoo.data.indexing import build_index
 from zoo.data.listing import ShardName
-from zoo.data.local import local_shard, version_of
-from zoo.data.opened import Arenas, Members, OpenShard
-from zoo.data.write import ShardRow, write_shard
+from zoo.data.shard.index import CODES, Event
+from zoo.data.shard.indexing import build_index
+from zoo.data.shard.local import local_shard, version_of
+from zoo.data.shard.opened import Arenas, Members, OpenShard
+from zoo.data.shard.write import ShardRow, write_shard
 from zoo.errors import DataError
 from zoo.files import sha256_of
 

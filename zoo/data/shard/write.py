@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from zoo.data.index import ShardFacts, ShardIndex
-from zoo.data.indexing import MAX_MEMBER, SUFFIX, read_index
-from zoo.data.tar import BLOCK, header, padding
+from zoo.data.shard.index import ShardFacts, ShardIndex
+from zoo.data.shard.indexing import MAX_MEMBER, SUFFIX, read_index
+from zoo.data.shard.tar import BLOCK, header, padding
 from zoo.errors import UsageError
 from zoo.files import atomic_open, write_atomic
 

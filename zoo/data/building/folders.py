@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.sources import Item, Listing, Source, clean_key, extension_of
+from zoo.data.building.sources import Item, Listing, Source, clean_key, extension_of
 from zoo.errors import DataError, UsageError
 
 __all__ = ["folder_source"]

@@ -1,0 +1,1 @@
+"""Many samples -> a folder of shards, in parallel and resumably."""

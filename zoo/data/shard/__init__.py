@@ -1,0 +1,1 @@
+"""One shard: its tar, its index, reading it and writing it."""
