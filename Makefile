@@ -23,6 +23,10 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.startup
 	$(BIN)/python -m zoo.benchmarks.speed.loading
 	$(BIN)/python -m zoo.benchmarks.speed.attention
+	$(BIN)/python -m zoo.benchmarks.speed.data
+	$(BIN)/python -m zoo.benchmarks.speed.building
+	$(BIN)/python -m zoo.benchmarks.speed.memory
+	$(BIN)/python -m zoo.benchmarks.speed.scale
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

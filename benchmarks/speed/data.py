@@ -235,6 +235,16 @@ def resuming(folder: Path) -> None:
     report("data_resume", alternate(work, ROUNDS), base="at 0 %")
 
 
+def seeking(folder: Path) -> None:
+    """Positions of an epoch of 2,000,000,000 samples."""
+    order = Order(samples=2_000_000_000, pool=65_536)
+    work = {
+        "one position": lambda: order.ids(np.array([1_234_567_890])),
+        "4,096 neighbours": lambda: order.ids(np.arange(1_234_567_890, 1_234_567_890 + 4_096)),
+    }
+    report("data_seek", alternate(work, ROUNDS), base="one position")
+
+
 def main() -> None:
     """Everything, in a folder of the machine's memory where there is one."""
     warnings.simplefilter("ignore")
@@ -242,7 +252,7 @@ def main() -> None:
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     try:
-        for part in (reading, decoding, indexing, writing, resuming):
+        for part in (reading, decoding, indexing, writing, resuming, seeking):
             if len(sys.argv) < 2 or part.__name__ in sys.argv[1:]:
                 part(folder)
     finally:

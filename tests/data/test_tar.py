@@ -173,3 +173,13 @@ def test_scattered_samples_are_whole(tmp_path):
     assert {e: bytes(d) for e, d in found[0].items()} == {"txt": b"4txt", "cls": b"4cls"}
     assert [event.code for event in index.facts.events] == ["NONCONTIGUOUS"]
     shard.close()
+
+
+def test_a_source_that_fails_is_not_the_disk(tmp_path):
+    def broken():
+        yield "a", {"txt": b"1"}
+        raise FileNotFoundError(2, "No such file", "gone.txt")
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
+        write_shard(tmp_path / "s.tar", broken())
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.data.order import key
+from zoo.data.order import Purpose, key
 from zoo.data.quarantine import Bad
 from zoo.data.selecting.roles import SampleOrder
 from zoo.data.shard.index import Event
@@ -21,7 +21,6 @@ __all__ = ["ATTEMPTS", "Batch", "Fetch", "Fetched", "Place", "Samples", "places"
 
 Batch = dict[str, Tensor]
 ATTEMPTS = 3  # substitutes that are tried for one position
-_AUGMENT = 4  # what a key is for
 _IN_HAND = 2  # numbers that a worker leaves for others to see: its process, its sample
 
 
@@ -65,7 +64,7 @@ class Fetched(NamedTuple):
 def sample_seeds(seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Seeds of all chance about samples: functions of the run's seed, the epoch and the sample."""
     with np.errstate(over="ignore"):
-        words = key(seed, epochs.astype(np.uint64), _AUGMENT, ids.astype(np.uint64))
+        words = key(seed, epochs.astype(np.uint64), Purpose.AUGMENT, ids.astype(np.uint64))
     return (words >> np.uint64(1)).astype(np.int64)  # torch wants signed numbers
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.order import Order, key, perm
+from zoo.data.order import Order, Purpose, key, perm
 from zoo.errors import ConfigError, UsageError
 from zoo.registry.schema import read, to_table
 
@@ -27,7 +27,6 @@ __all__ = ["FixedWeights", "Mixture", "Segment", "Stop"]
 
 Positions = NDArray[np.int64]
 Stop = Literal["first", "longest", "never"]
-_WINDOW = 3  # what a key is for
 _CHUNK = 4096  # positions of a data set that are put in order together
 _LAST = 2**63 - 1  # of positions
 
@@ -180,7 +179,7 @@ class Mixture:
         size = self.window
         windows, slots = g // size, (g % size).astype(np.uint64)
         with np.errstate(over="ignore"):
-            keys = key(self.seed, windows.astype(np.uint64), _WINDOW)
+            keys = key(self.seed, windows.astype(np.uint64), Purpose.MIXTURE_WINDOW)
             slots = perm(slots, np.uint64(size), keys)
         distinct, which = np.unique(windows, return_inverse=True)
         before = np.array([self.counts(k) for k in distinct.tolist()])

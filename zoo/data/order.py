@@ -8,16 +8,27 @@ takes part, so that the order never changes between versions. Normative text: sp
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Order", "key", "mix", "perm"]
+__all__ = ["Order", "Purpose", "key", "mix", "perm"]
 
 Words = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 6
-_EPOCH_BLOCKS, _LANE_POOLS = 1, 2  # what a key is for
+
+
+class Purpose(IntEnum):
+    """What a key is for: no two kinds of chance ever share one."""
+
+    EPOCH_BLOCKS = 1
+    LANE_POOLS = 2
+    MIXTURE_WINDOW = 3
+    AUGMENT = 4
+    SELECT = 5
+    SHUFFLE = 6  # of samples on their way into shards
 
 
 def mix(x: Words) -> Words:
@@ -130,7 +141,7 @@ class Order:
         # Neighbours share a pool, and so its key: that is most of the work.
         pools, which = _distinct((epoch * c + lane) * (length + np.uint64(1)) + window)
         first = np.searchsorted(which, np.arange(pools.size))
-        k = key(self.seed, epoch[first], _LANE_POOLS, lane[first], window[first])[which]
+        k = key(self.seed, epoch[first], Purpose.LANE_POOLS, lane[first], window[first])[which]
         shuffled = lane * length + window * pool + perm(offset, n, k)
         return np.where(inside, shuffled, p)
 
@@ -140,7 +151,7 @@ class Order:
         blocks = (m + b - np.uint64(1)) // b
         rest = m - (blocks - np.uint64(1)) * b
         epochs, which = _distinct(epoch)
-        keys = key(self.seed, epochs, _EPOCH_BLOCKS)
+        keys = key(self.seed, epochs, Purpose.EPOCH_BLOCKS)
         kb = keys[which]
         short = perm(blocks - np.uint64(1), blocks, keys, inverse=True)[which]
         after = slot - rest

@@ -19,7 +19,7 @@ from zoo.data.building.claim import claimed
 from zoo.data.building.engines import ENGINES
 from zoo.data.building.sources import Source
 from zoo.data.building.unit import Built, Measure, ShardSpec, Spread, build_shard
-from zoo.data.order import key, perm
+from zoo.data.order import Purpose, key, perm
 from zoo.data.shard.tar import BLOCK, padded
 from zoo.data.shard.write import MANIFEST, ShardRow, read_row, write_manifest, write_shard
 from zoo.errors import UnknownNameError, UsageError
@@ -28,7 +28,6 @@ from zoo.files import write_atomic
 __all__ = ["SKIPPED", "BuildOptions", "build_shards", "cut", "write_shards"]
 
 SKIPPED = "skipped.jsonl"
-_SHUFFLE = 5  # what a key is for
 Sample = tuple[str, Mapping[str, bytes]]
 
 
@@ -121,7 +120,9 @@ def _specs(
     if options.shuffle:
         n = np.uint64(len(ids))
         with np.errstate(over="ignore"):
-            ids = perm(ids.astype(np.uint64), n, key(options.seed, _SHUFFLE)).astype(np.int64)
+            ids = perm(ids.astype(np.uint64), n, key(options.seed, Purpose.SHUFFLE)).astype(
+                np.int64
+            )
     bounds = cut(source.sizes[ids], options)
     digits = max(5, len(str(len(bounds) - 2)))
     return [

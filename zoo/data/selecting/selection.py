@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.order import key
+from zoo.data.order import Purpose, key
 from zoo.data.selecting.view import View
 from zoo.errors import DataError
 from zoo.registry.schema import Value
@@ -29,7 +29,6 @@ __all__ = [
 Scores = NDArray[np.float64]
 Sizes = NDArray[np.integer] | None  # (n,) in the unit of the budget; 1 each when None
 Groups = NDArray[np.generic] | None  # (n,) values that sort
-_SELECT = 5  # what a key is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ def perturbed(
 
 def gumbel(seed: int, samples: int) -> Scores:
     """(samples,) of Gumbel(0, 1), each a function of the seed and the sample id."""
-    words = key(seed, _SELECT, np.arange(samples, dtype=np.uint64))
+    words = key(seed, Purpose.SELECT, np.arange(samples, dtype=np.uint64))
     uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return -np.log(-np.log(uniform))
 

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,8 @@ __all__ = [
     "write_manifest",
     "write_shard",
 ]
+
+Sample = tuple[str, Mapping[str, bytes]]  # key, bytes by extension
 
 MANIFEST = "manifest.json"
 FORMAT = "zoo-shards/1"
@@ -60,7 +62,7 @@ class ShardRow:
     parts: dict[str, PartStats]
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardRow:
+def write_shard(path: Path, samples: Iterable[Sample]) -> ShardRow:
     """Writes one tar, and its index beside it.
 
     Args:
@@ -73,16 +75,35 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
         StorageError: the disk is full or read-only; nothing has its final name half-written.
     """
     table = _Table()
-    with atomic_open(path) as file:
-        with _Digesting(file) as out:
-            for key, members in samples:
-                table.add(out, key, members)
-            out.write(bytes(2 * BLOCK))
-        # The rename keeps the time, so that the index can be written before it.
-        facts = os.fstat(file.fileno())
-        index = table.index(facts.st_size, facts.st_mtime_ns, out.hexdigest())
-        write_atomic(path.with_name(path.name + SUFFIX), index.to_bytes())
+    try:
+        with atomic_open(path) as file:
+            with _Digesting(file) as out:
+                for key, members in _read(samples):
+                    table.add(out, key, members)
+                out.write(bytes(2 * BLOCK))
+            # The rename keeps the time, so that the index can be written before it.
+            facts = os.fstat(file.fileno())
+            index = table.index(facts.st_size, facts.st_mtime_ns, out.hexdigest())
+            write_atomic(path.with_name(path.name + SUFFIX), index.to_bytes())
+    except _SourceError as error:
+        raise error.reason from None
     return row_of(path.name, index, index.facts.sha256 or "")
+
+
+class _SourceError(Exception):
+    """Reading failed, not writing."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def _read(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples; their own OSErrors shall not be taken for the disk's."""
+    try:
+        yield from samples
+    except OSError as error:
+        raise _SourceError(error) from None
 
 
 def read_row(path: Path) -> ShardRow | None:
