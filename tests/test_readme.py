@@ -14,6 +14,7 @@ from zoo.registry.card import Card
 from zoo.registry.schema import read
 
 import zoo
+from zoo.data.mixture_file import read_mixture
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -29,6 +30,10 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name in ("scan.png", "photo.jpg"):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    for number in range(6):
+        path = folder / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
     script = folder / "readme.py"
     script.write_text("\n".join(blocks("python")))
     done = subprocess.run(
@@ -43,7 +48,7 @@ def test_python_blocks_run(place):
 
 
 def test_commands_run(place):
-    words = [line for line in blocks("bash")[1].splitlines() if line]
+    words = [line for block in blocks("bash")[1:] for line in block.splitlines() if line]
     assert words
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for line in words:
@@ -71,10 +76,16 @@ def test_make_knows_its_targets():
 
 
 def test_the_card_builds():
-    (text,) = blocks("toml")
+    text = blocks("toml")[1]
     card = read(Card, tomllib.loads(text), where="README.md")
     assert card.names == ["tiny-mae-s"]
     assert card.recipe is not None
+
+
+def test_the_mixture_is_one(tmp_path):
+    (tmp_path / "mixture.toml").write_text(blocks("toml")[0])
+    sources = read_mixture(tmp_path / "mixture.toml").mixture
+    assert [source.weight for source in sources] == [0.7, 0.3]
 
 
 def test_the_table_names_every_model():

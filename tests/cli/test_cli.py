@@ -1,6 +1,7 @@
 """The command: what a person types, wrong on purpose."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -199,20 +200,23 @@ def test_a_disk_without_room_keeps_the_run(shards, tmp_path):
     assert run(*words, *TINY, "encoder.dim=64").returncode == 0, "with room it goes on"
 
 
-def test_stopped_runs_exit_75_and_continue(shards, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_runs_exit_75_and_continue(shards, tmp_path, number):
+    """A terminal and Slurm signal every process of the run, workers too."""
     out = tmp_path / "run"
     words = ["pretrain", "digits-mae", "--data", shards, "--out", out, *TINY, "train.steps=4000"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "zoo", *map(str, words), "train.log_every=1"],
+        [sys.executable, "-m", "zoo", *map(str, words), "train.log_every=1", "loader.workers=2"],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     metrics = out / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") > 2):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 75, err
     assert "the same command continues" in err

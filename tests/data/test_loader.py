@@ -128,6 +128,27 @@ def test_a_state_of_something_else_is_refused(make, tmp_path):
         other().restore(state)
 
 
+@pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (2, "process"), (2, "thread")])
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_a_sweep_has_every_sample_once(make, workers, kind, world):
+    """37 samples in batches of 5; the last global batch has 2."""
+    ranks = [list(make(workers, worker_kind=kind, rank=r, world=world).sweep())
+             for r in range(world)]  # fmt: skip
+    assert {len(rank) for rank in ranks} == {8}
+    found = []
+    for step in zip(*ranks, strict=True):
+        assert len({len(batch["value"]) for batch, _ in step}) == 1  # equal work for all
+        for batch, count in step:
+            found += batch["value"][:count].tolist()
+    assert found == list(range(COUNT))
+
+
+def test_a_sweep_substitutes_nothing(tmp_path):
+    bad = make_shards(tmp_path / "s", numbers(10, {6: b"broken"}))
+    with pytest.raises(DataError, match="sample '00006': no good"):
+        list(bad().sweep())
+
+
 def test_budget_of_tokens(make):
     make.batch = 12
     plain, packed = take(make(), 6), take(make(tokens=15), 6)

@@ -175,6 +175,22 @@ def test_scattered_samples_are_whole(tmp_path):
     shard.close()
 
 
+def test_absurd_numbers_are_no_crash():
+    """A size of 80 bits, and more extensions than anybody has."""
+    huge = bytearray(header("a.txt", 1))
+    huge[124:136] = b"\x80" + b"\xff" * 11
+    huge[148:156] = b"        "
+    huge[148:156] = b"%06o\0 " % sum(huge)
+    data = bytes(huge) + b"x".ljust(512, b"\0")
+    index = index_of(scanned(data), len(data))
+    assert [event.code for event in index.facts.events] == ["TRUNCATED"]
+    assert not (index.code == 0).any()
+    many = b"".join(header(f"a.{i:x}", 0) for i in range(66_000)) + header("b.0", 0)
+    many += bytes(1024)
+    index = index_of(scanned(many), len(many))
+    assert [int(code != 0) for code in index.code] == [1, 0]
+
+
 def test_a_source_that_fails_is_not_the_disk(tmp_path):
     def broken():
         yield "a", {"txt": b"1"}

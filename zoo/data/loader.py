@@ -92,17 +92,7 @@ class Loader:
             WorkerError: a worker died or hangs; names shard and key.
         """
         recipe = self.recipe
-        fetch = Fetch(
-            samples=self.shards,
-            decode=self.decode,
-            prepare=self.prepare,
-            collate=self.collate,
-            order=self.order,
-            seed=self.seed,
-            substitute=recipe.on_bad == "substitute",
-            budget=recipe.tokens,
-            length=self.length,
-        )
+        fetch = self._fetch(substitute=recipe.on_bad == "substitute", budget=recipe.tokens)
         parts = 1 if recipe.tokens is not None else self.accumulate
         results = run_tasks(fetch, lambda: self._tasks(position, parts), recipe)
         read = position // self.world
@@ -122,6 +112,54 @@ class Loader:
                     step, bad = [], []
         finally:
             results.close()  # ends the workers now, not some day
+
+    def sweep(self) -> Generator[tuple[Batch, int]]:
+        """One pass in the order of the shards, for evaluation: (batch, how many of it count).
+
+        The last batch is short. Every rank gets as many batches as the others; where there are not
+        enough samples the last one is repeated, and those copies do not count.
+
+        Raises:
+            DataError: a sample is bad: nothing is substituted in an evaluation.
+            WorkerError: a worker died or hangs; names shard and key.
+        """
+        ids = np.arange(len(self.shards))
+        parts, counts = [], []
+        for start in range(0, len(ids), self.batch_size):
+            batch = ids[start : start + self.batch_size]
+            share = -(-len(batch) // self.world)
+            mine = batch[self.rank * share : (self.rank + 1) * share]
+            counts.append(len(mine))
+            parts.append(np.append(mine, np.full(share - len(mine), batch[-1])))
+        epochs = np.zeros(1, np.int64)
+
+        def tasks() -> Iterator[list[Place]]:
+            for part in parts:
+                seeds = sample_seeds(self.seed, epochs, part).tolist()
+                rows = zip(part.tolist(), seeds, strict=True)
+                yield [Place(index, 0, index, seed) for index, seed in rows]
+
+        results = run_tasks(self._fetch(substitute=False, budget=None), tasks, self.recipe)
+        try:
+            for result, count in zip(results, counts, strict=True):
+                if result.error is not None:
+                    raise result.error
+                yield result.batches[0], count
+        finally:
+            results.close()
+
+    def _fetch(self, *, substitute: bool, budget: int | None) -> Fetch:
+        return Fetch(
+            samples=self.shards,
+            decode=self.decode,
+            prepare=self.prepare,
+            collate=self.collate,
+            order=self.order,
+            seed=self.seed,
+            substitute=substitute,
+            budget=budget,
+            length=self.length,
+        )
 
     def _tasks(self, position: int, parts: int) -> Iterator[list[Place]]:
         """Places of one micro-batch after the other, without end."""

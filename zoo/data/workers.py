@@ -27,12 +27,13 @@ from zoo.registry.recipe import LoaderRecipe
 __all__ = ["run_tasks"]
 
 Task = Sequence[Place]
+_GRACE = 10.0  # seconds from SIGTERM to the end of a worker
 
 
 def run_tasks(
     fetch: Fetch, tasks: Callable[[], Iterator[Task]], recipe: LoaderRecipe
 ) -> Generator[Fetched]:
-    """Results of endless tasks, in their order.
+    """Results of tasks, in their order.
 
     Raises:
         WorkerError: a worker died, or gave nothing for `recipe.timeout` seconds.
@@ -73,6 +74,8 @@ def _threads(
             running.append(pool.submit(run, task))
             if len(running) > workers * recipe.prefetch:
                 yield _result(running.popleft(), recipe.timeout)
+        while running:
+            yield _result(running.popleft(), recipe.timeout)
     except WorkerError:
         patient = False  # a thread that hangs cannot be ended, and is not waited for
         raise
@@ -106,6 +109,15 @@ def _as_it_is(fetched: object) -> object:
     return fetched
 
 
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and Slurm signal all processes of a run: the main one still needs a batch to end well.
+
+    Workers end when the main process lets them, or has died.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(_GRACE, os._exit, (1,)).start())
+
+
 @dataclass(frozen=True)
 class _Sampler:
     """Hands tasks to the workers one by one."""
@@ -130,6 +142,7 @@ def _processes(
             num_workers=workers,
             prefetch_factor=recipe.prefetch,
             multiprocessing_context=recipe.start,
+            worker_init_fn=_outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
         results = iter(loader)

@@ -22,7 +22,8 @@ from zoo.files import cache_folder, write_atomic
 __all__ = ["MAX_MEMBER", "SUFFIX", "build_index", "index_of", "open_index", "read_index"]
 
 SUFFIX = ".zidx"
-MAX_MEMBER = 1 << 30  # bytes
+MAX_MEMBER, MAX_SAMPLE = 1 << 30, 4 << 30  # bytes
+MAX_EXTENSIONS = 1 << 16
 _NAMED = 100  # events of one code that are kept one by one
 _REGULAR, _FOLDER, _SPARSE = b"0\x007", ord("5"), ord("S")
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f\\]|(?:^|/)\.\.(?:/|$)|^/|^[A-Za-z]:")
@@ -107,7 +108,6 @@ class _Groups:
     members: dict[bytes, list[int]] = field(default_factory=dict)  # key -> numbers in the scan
     extensions: dict[bytes, int] = field(default_factory=dict)
     extension: dict[int, int] = field(default_factory=dict)  # member -> number of its extension
-    doubled: set[bytes] = field(default_factory=set)  # an extension comes twice
     unsafe: set[bytes] = field(default_factory=set)
     sparse: set[bytes] = field(default_factory=set)
     large: set[bytes] = field(default_factory=set)
@@ -155,13 +155,13 @@ def _group(members: list[Member]) -> _Groups:
         if not key:
             groups.ignored += 1
             continue
-        which = extension_of[number] = extensions.setdefault(extension, len(extensions))
-        if (numbers := samples.get(key)) is None:
-            samples[key] = [number]
-        else:
-            if any(extension_of[other] == which for other in numbers):
-                groups.doubled.add(key)
-            numbers.append(number)
+        which = extensions.setdefault(extension, len(extensions))
+        if which >= MAX_EXTENSIONS:  # nobody means that
+            del extensions[extension]
+            which = 0
+            groups.large.add(key)
+        extension_of[number] = which
+        samples.setdefault(key, []).append(number)
         if suspect and _UNSAFE.search(name):
             groups.unsafe.add(key)
         elif kind == _SPARSE:
@@ -174,9 +174,13 @@ def _group(members: list[Member]) -> _Groups:
 def _codes(found: Scan, groups: _Groups) -> dict[bytes, str]:
     """What is wrong with each sample that has anything wrong."""
     codes = dict.fromkeys(groups.large, "TOO_LARGE") | dict.fromkeys(groups.sparse, "SPARSE_MEMBER")
-    for key in groups.doubled:
-        numbers = groups.members[key]
-        codes[key] = _duplicate([found.members[i].name for i in numbers], numbers)
+    for key, numbers in groups.members.items():
+        if len({groups.extension[i] for i in numbers}) < len(numbers):
+            codes[key] = _duplicate([found.members[i].name for i in numbers], numbers)
+    if sum(member.size for member in found.members) > MAX_SAMPLE:
+        for key, numbers in groups.members.items():
+            if sum(found.members[i].size for i in numbers) > MAX_SAMPLE:
+                codes[key] = "TOO_LARGE"
     codes |= dict.fromkeys(groups.unsafe, "UNSAFE_NAME")
     for cut in found.breaks:
         if cut.name is not None and (key := split_name(cut.name)[0]):

@@ -78,7 +78,7 @@ _SAYS = {
     "DUP_PART": "one of its parts is there twice",
     "DUP_KEY": "its key comes twice in the shard",
     "UNSAFE_NAME": "its name is absolute, leads upwards or holds control characters",
-    "TOO_LARGE": "a member is larger than 1 GiB",
+    "TOO_LARGE": "a member is larger than 1 GiB, or all are together larger than 4 GiB",
     "SPARSE_MEMBER": "a member is a sparse file",
 }
 _ENDS = CODES.index("TRUNCATED")

@@ -145,10 +145,11 @@ def _follow(
             kind = ord("S") if override.sparse else kind
         name = override.name or _name(head)
         headers.append(head)
-        members.append(Member(name, kind, start, position + BLOCK, size))
+        room = reader.length - position - BLOCK
+        members.append(Member(name, kind, start, position + BLOCK, min(size, max(room, 0))))
         if kind in _NO_DATA:
             size = 0
-        elif position + BLOCK + size > reader.length:
+        elif size > room:
             return Break("TRUNCATED", len(members), "the file ends inside it", name), -1
         step = BLOCK + -(-size // BLOCK) * BLOCK
         near, last = step + last < _NEAR, step
