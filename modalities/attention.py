@@ -80,7 +80,7 @@ def _dense(
         if ops is not None:
             out: Tensor = ops.memory_efficient_attention(q, k, v)
             return out
-        _say_once("sdpa")
+        _say("sdpa")
         q, k, v = _heads_first(q, k, v)
         return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
     mask = _mask(q.shape[1], q, valid, slopes, causal)
@@ -112,7 +112,7 @@ def _packed_xformers(
 def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    _say_once("torch varlen")
+    _say("torch varlen")
     starts, longest = packed.cu_seqlens, packed.longest
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(q[0], k[0], v[0], starts, starts, longest, longest, window_size=window)
@@ -151,7 +151,7 @@ def _xformers(q: Tensor) -> ModuleType | None:
         return None
     ops = _import_xformers()
     if ops is not None:
-        _say_once("xformers")
+        _say("xformers")
     return ops
 
 
@@ -168,6 +168,11 @@ def _import_xformers() -> ModuleType | None:
         return importlib.import_module("xformers.ops")
     except ImportError:
         return None
+
+
+def _say(backend: str) -> None:
+    if not torch.compiler.is_compiling():  # logging would break the graph of every block
+        _say_once(backend)
 
 
 @cache

@@ -262,6 +262,18 @@ class GridEncoder(TokenEncoder):
     def grid(self) -> tuple[int, ...]:
         """Tokens along each axis, slowest first; N is their product."""
 
+    @abstractmethod
+    def draw(self, values: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Images for people to look at.
+
+        Args:
+            values: (B, N, P), what tokens were made from, in the input's normalised space.
+            hidden: (B, N) True at tokens that are shown grey.
+
+        Returns:
+            uint8 (B, height, width, 1 or 3).
+        """
+
 
 class VocabularyEncoder(TokenEncoder):
     """A token encoder of ids below `vocab_size`, whose embedding a head may share."""

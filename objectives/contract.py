@@ -42,5 +42,9 @@ class Objective(nn.Module, ABC):
         """How many targets `total` is the mean of: what micro-batches are weighted by."""
         return len(next(iter(batch.values())))
 
+    def pictures(self, encoder: Encoder, batch: Batch) -> list[tuple[str, Tensor]]:
+        """What the task looks like on a batch, for people: (title, uint8 (H, W, 1 or 3)) each."""
+        return []
+
     def after_step(self) -> None:
         """EMA teachers, queues; the only place where an objective may change state."""

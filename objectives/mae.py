@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
@@ -129,6 +130,17 @@ class MAE(Objective):
             prediction = prediction * (var + 1e-6).sqrt() + mean
         return torch.where(whole.mask.unsqueeze(-1) > 0, prediction, whole.target)
 
+    def pictures(self, encoder: Encoder, batch: Batch) -> list[tuple[str, Tensor]]:
+        """Side by side: samples as they are, what the encoder sees, hidden tokens filled in."""
+        assert isinstance(encoder, GridEncoder)
+        whole = self.reconstruct(encoder, batch)
+        rows = (
+            ("original", encoder.draw(whole.target)),
+            ("what the encoder sees", encoder.draw(whole.target, whole.mask.bool())),
+            ("hidden tokens filled in", encoder.draw(self.fill_in(whole))),
+        )
+        return [(title, _side_by_side(images)) for title, images in rows]
+
     def _encode(self, encoder: Encoder, batch: Batch) -> tuple[Tokens, Tokens, Tensor]:
         assert isinstance(encoder, GridEncoder)
         tokens = encoder.tokenize(batch)
@@ -149,6 +161,12 @@ class MAE(Objective):
             x = block(x, attention)
         normed: Tensor = self.decoder_norm(x)
         return normed
+
+
+def _side_by_side(images: Tensor) -> Tensor:
+    """(B, H, W, C) -> (H + 2, B * (W + 2), C), each in a thin grey frame."""
+    framed = pad(images, (0, 0, 1, 1, 1, 1), value=128)
+    return torch.cat(framed.unbind(), dim=1)
 
 
 def random_order(noise: Tensor) -> Tensor:

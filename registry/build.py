@@ -3,11 +3,12 @@
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.registry.catalogue import card, find
 from zoo.registry.recipe import Recipe
-from zoo.registry.schema import Value, override, read, to_table
+from zoo.registry.schema import Value, override, read, read_toml, to_table
 
 from zoo.errors import ConfigError, UnknownNameError, UsageError
 
@@ -119,32 +120,38 @@ def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) 
         )
 
 
-def resolve_recipe(name: str, data: str, words: Iterable[str] = (), *, seed: int = 0) -> Recipe:
+def resolve_recipe(
+    name: str, data: str | None, words: Iterable[str] = (), *, seed: int | None = None
+) -> Recipe:
     """A card's recipe with overrides, complete and checked.
 
     Args:
-        name: a model of the catalogue.
-        data: shards.
+        name: a model of the catalogue, or the config.toml of a run to repeat.
+        data: shards; None takes those of the config.toml.
         words: dotted overrides such as "train.lr=3e-4" or "encoder.depth=2".
-        seed: of everything random.
+        seed: of everything random; by default 0, or that of the config.toml.
 
     Raises:
         UsageError: unknown names or keys, wrong types, a pairing that cannot work.
     """
+    given = {key: value for key, value in (("data", data), ("seed", seed)) if value is not None}
+    if name.endswith(".toml"):
+        table = override({**read_toml(Path(name)), **given}, words)
+        return complete_recipe(read(Recipe, table, where=name))
     one, spec = card(name), encoder_spec(name, {})
     if one.recipe is None:
         raise UsageError(f"{spec.name} has no recipe: its card only describes published weights")
-    table: dict[str, object] = {
+    if data is None:
+        raise UsageError(f"{spec.name}: which data? give shards with --data")
+    table = {
         "model": spec.name,
-        "data": data,
         "modality": spec.modality,
         "encoder": spec.encoder,
         "preprocess": spec.preprocess,
         **to_table(one.recipe),
-        "seed": seed,
+        **given,
     }
-    table = override(table, words)
-    recipe = read(Recipe, table, where=f"recipe of {spec.name}")
+    recipe = read(Recipe, override(table, words), where=f"recipe of {spec.name}")
     return complete_recipe(recipe)
 
 

@@ -1,6 +1,7 @@
 """How to pretrain: the part of a card that a run resolves, stores and can repeat."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from zoo.registry.schema import Value
@@ -41,21 +42,50 @@ class TrainRecipe:
     batch_size: int  # samples of one optimiser step, over all ranks and micro-batches
     steps: int | None = None
     epochs: float | None = None
-    warmup: float = 0.0  # linear from 0, in the unit of the length (steps or epochs)
+    # linear from 0 to the peak; like all lengths below in the unit of the length (steps or epochs)
+    warmup: float = 0.0
     lr: float | None = None  # peak
     base_lr: float | None = None  # peak for 256 samples; scaled by batch_size / 256
-    min_lr: float = 0.0  # end of the half cosine
-    # muon: hidden matrices by Muon, everything else by AdamW, at the same learning rate.
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    weight_decay: float = 0.05  # not on one-dimensional parameters
-    betas: tuple[float, float] = (0.9, 0.999)
+    min_lr: float = 0.0  # where it ends, but for `constant`
+    # After the warm-up: half a cosine or a line to the end; the peak, or its fall with
+    # 1 / sqrt(step), and then an anneal (wsd, rsqrt); infinite: a cosine to `constant_lr`, which
+    # stays for as long as there are data, and where a model is wanted, an anneal.
+    schedule: Literal["cosine", "linear", "constant", "wsd", "rsqrt", "infinite"] = "cosine"
+    anneal: float = 0.0  # length of the last stretch of wsd, rsqrt and infinite, down to min_lr
+    anneal_shape: Literal["linear", "cosine", "1-sqrt", "exponential", "exp"] = "1-sqrt"
+    cooldown: float = 0.0  # infinite: length of the cosine from the peak to constant_lr
+    constant_lr: float | None = None
+    restarts: tuple[float, ...] = ()  # when the whole schedule begins again, for more data
+    first_update: Literal[0, 1] = 0  # counts as in timm, whose first rate is 0; 1: as in torchtitan
+    # muon, galore, conda: hidden matrices by these, everything else by AdamW, at the same learning
+    # rate; or any name that timm.optim.create_optimizer_v2 knows.
+    optimizer: str = "adamw"
+    weight_decay: float = 0.05  # not on norms, biases, embeddings, position tables and tokens
+    layer_decay: float | None = None  # of the rate, from each layer of the encoder to the one below
+    betas: tuple[float, ...] | None = None  # like momentum and eps by default the optimiser's own
+    momentum: float | None = None
+    eps: float | None = None
+    projection_rank: int | None = None  # galore, conda: of the basis, by default the whole one
+    projection_gap: int | None = None  # updates between two bases: 200 for galore, 2000 for conda
     clip_grad: float | None = None  # largest norm of the whole gradient
     accumulate: int = 1  # micro-batches of one step
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA
     ema: float | None = None  # decay of an averaged copy of the encoder, which is then exported
+    ema_warmup: bool = False  # a decay that grows from 0 to `ema`: early weights are soon forgotten
+    # Several processes share a step (torchrun). auto: each holds the whole model below 300 million
+    # parameters (ddp), its part above (fsdp); hsdp: parts within a node, copies across.
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    checkpoint_activations: bool = False  # compute each block twice instead of keeping it
+    compile: bool = False  # each block, by torch.compile
+    timeout: float = 600.0  # seconds after which a process that does not answer counts as dead
+    on_nonfinite: Literal["skip", "stop"] = "skip"  # skip, then back to a checkpoint, then stop
+    loggers: tuple[str, ...] = ("tensorboard",)  # besides metrics.jsonl: wandb, mlflow, trackio
     log_every: int = 10  # steps
     save_every: int = 500  # steps
-    keep: int = 2  # checkpoints
+    save_in_background: bool = False  # while training goes on; pays above a billion parameters
+    keep: int = 2  # checkpoints, the newest
+    keep_every: int | None = None  # steps; these stay too
+    keep_best: bool = False  # and the one with the lowest loss
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -69,6 +99,46 @@ class TrainRecipe:
             )
         if min(self.log_every, self.save_every) < 1 or self.keep < 1:
             raise ValueError("log_every, save_every and keep must be at least 1")
+        self._check_optimisation()
+        self._check_schedule()
+
+    def _check_optimisation(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas or ()):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if min(self.projection_rank or 1, self.projection_gap or 1) < 1:
+            raise ValueError("projection_rank and projection_gap must be at least 1")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
+        if self.ema_warmup and self.ema is None:
+            raise ValueError("ema_warmup needs ema")
+
+    def _check_schedule(self) -> None:
+        """Each option belongs to the schedules that know it; stretches fit into the length."""
+        name, length = self.schedule, self.steps if self.steps is not None else self.epochs
+        assert length is not None
+        if bool(self.anneal) > (name in ("wsd", "rsqrt", "infinite")):
+            raise ValueError(f"schedule {name!r} has no anneal; wsd, rsqrt and infinite have one")
+        if name == "wsd" and not self.anneal:
+            raise ValueError("schedule 'wsd' needs anneal, the length of its decay")
+        if self.anneal and self.anneal_shape == "exponential" and self.min_lr <= 0:
+            raise ValueError("anneal_shape 'exponential' never reaches 0: give a min_lr above it")
+        infinite = name == "infinite"
+        if infinite != (self.constant_lr is not None) or bool(self.cooldown) != infinite:
+            raise ValueError("schedule 'infinite', and no other, needs constant_lr and cooldown")
+        if name == "rsqrt" and not self.warmup:
+            raise ValueError("schedule 'rsqrt' needs a warmup, which is also its time scale")
+        if self.restarts and self.first_update:
+            raise ValueError("restarts need first_update=0")
+        ends = (0, *self.restarts, length)
+        shortest = min(end - begin for begin, end in pairwise(ends))
+        stretches = self.cooldown + self.anneal
+        if shortest <= 0 or (stretches and self.warmup + stretches > shortest):
+            raise ValueError(
+                f"warmup {self.warmup:g}, cooldown {self.cooldown:g} and anneal {self.anneal:g} "
+                f"must fit into {shortest:g}, and restarts ascend below {length:g}"
+            )
 
     @property
     def peak_lr(self) -> float:
@@ -85,9 +155,13 @@ class TrainRecipe:
         assert self.epochs is not None
         return max(1, round(self.epochs * samples / self.batch_size))
 
+    def steps_per_unit(self, samples: int) -> float:
+        """Optimiser steps in one unit of the length."""
+        return 1 if self.steps is not None else samples / self.batch_size
+
     def warmup_steps(self, samples: int) -> float:
         """Length of the warm-up in steps."""
-        return self.warmup * (1 if self.steps is not None else samples / self.batch_size)
+        return self.warmup * self.steps_per_unit(samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

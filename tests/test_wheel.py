@@ -38,7 +38,7 @@ def test_every_module_and_data_file_is_there(names):
     want = set()
     for name in listed:
         top = name.split("/")[0]
-        if name.endswith((".py", ".toml", ".css", "/index.json", "py.typed")):
+        if name.endswith((".py", ".toml", ".css", ".js", "/index.json", "py.typed")):
             if top == "zoo":
                 want.add(name)
             elif top in MAPPED:

@@ -73,11 +73,14 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when its content is complete, or vanishes."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+def atomic_folder(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when its content is complete, or vanishes.
+
+    `draft` names the temporary folder where others have begun to fill it.
+    """
+    temporary = draft or path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     with storage_errors(path):
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True, exist_ok=draft is not None)
         try:
             yield temporary
             for file in temporary.rglob("*"):

@@ -7,12 +7,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 
 import zoo
 from zoo.data.compose import open_data
@@ -34,7 +36,9 @@ from zoo.registry.build import (
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import to_table, to_toml
 from zoo.runs import CONFIG, EXPORT, Run
+from zoo.training.loggers import check_loggers
 from zoo.training.loop import Trainer
+from zoo.training.world import ALONE, World, joined
 
 __all__ = ["pretrain", "restore_objective", "untrained"]
 
@@ -58,24 +62,27 @@ class _Prepare:
 
 def pretrain(
     model: str,
-    data: str | Path,
+    data: str | Path | None,
     out: str | Path,
     options: Iterable[str] | Mapping[str, object] = (),
     *,
-    seed: int = 0,
+    seed: int | None = None,
     device: str | None = None,
     progress: bool = True,
+    profile: bool = False,
 ) -> Run:
     """Pretrains a model of the catalogue by its card's recipe.
 
     Args:
-        model: a name such as "mae-base".
-        data: shards: a folder, a brace list, a glob, one tar, or a TOML file that mixes several.
+        model: a name such as "mae-base", or the config.toml of a run to repeat.
+        data: shards: a folder, a brace list, a glob, one tar, or a TOML file that mixes several;
+            None takes those of the config.toml.
         out: the run's folder; where it holds this very run, it continues.
         options: overrides of the recipe, "train.lr=3e-4" words or a mapping of dotted keys.
-        seed: of weights, order and masks.
+        seed: of weights, order and masks; by default 0, or that of the config.toml.
         device: "cuda" where there is one, else "cpu".
         progress: show the run's progress on stderr.
+        profile: write where the time of ten steps goes into `out/profile`.
 
     Returns:
         The finished run; `run.load()` is the encoder, `out/export` the folder to share.
@@ -84,29 +91,68 @@ def pretrain(
         UsageError: unknown names or options, no data, or `out` is something else.
         DataError, StorageError, NonFiniteError, Preempted, BusyError: see `zoo.errors`.
     """
-    words = [f"{k}={v}" for k, v in options.items()] if isinstance(options, Mapping) else options
-    recipe = resolve_recipe(model, str(data), words, seed=seed)
-    folder = Path(out)
-    run = _existing(folder, recipe)
+    words = map(_word, options.items()) if isinstance(options, Mapping) else options
+    recipe = resolve_recipe(model, None if data is None else str(data), words, seed=seed)
+    with joined(device, timeout=recipe.train.timeout) as world:
+        _train(recipe, Path(out), world, progress=progress, profile=profile)
+    return Run(Path(out))
+
+
+def _word(option: tuple[str, object]) -> str:
+    """An option as it would be typed."""
+    key, value = option
+    if value is None:
+        return f"{key}=none"
+    return f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}"
+
+
+def _train(recipe: Recipe, folder: Path, world: World, *, progress: bool, profile: bool) -> None:
+    """One process's part of a run; what is done once is done by the main one."""
+    check_loggers(recipe.train.loggers)
+    run = world.on_main(lambda: _existing(folder, recipe))
     if run is not None and run.finished:
-        return run
+        return
+    world.on_main(lambda: len(_open(recipe)[0]))  # makes indexes, and says what is wrong, once
     opened = _open(recipe)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        sweep_temporary(folder)
-        if run is None:
-            samples = opened[0]
-            facts = {**_facts(), "samples": len(samples), "data": samples.fingerprint}
-            write_atomic(folder / "run.json", json.dumps(facts, indent=1) + "\n")
-            write_atomic(folder / CONFIG, to_toml(to_table(recipe)) + "\n")
-        trainer = _trainer(recipe, opened, folder, device)
-        trainer.loader.quarantine.note(opened[0].events)
-        trainer.train(progress=progress)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+            sweep_temporary(folder)
+            if run is None:
+                _describe(recipe, opened[0], folder)
+
+        world.on_main(begin)
+        trainer = _trainer(recipe, opened, folder, world)
+        if world.is_main:
+            trainer.loader.quarantine.note(opened[0].events)
+        trainer.train(progress=progress, profile=profile)
         spec = _spec(recipe)
         notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": trainer.step}
-        save_export(folder / EXPORT, trainer.result, spec, notes=notes)
-    return Run(folder)
+        result = _whole(trainer.result, spec, world)
+        world.on_main(lambda: save_export(folder / EXPORT, result, spec, notes=notes))
+
+
+def _describe(recipe: Recipe, samples: Samples, folder: Path) -> None:
+    facts = {**_facts(), "samples": len(samples), "data": samples.fingerprint}
+    write_atomic(folder / "run.json", json.dumps(facts, indent=1) + "\n")
+    write_atomic(folder / CONFIG, to_toml(to_table(recipe)) + "\n")
+
+
+def _whole(encoder: Encoder, spec: Spec, world: World) -> Encoder:
+    """The encoder in one piece, in the main process, where its parameters are divided."""
+    if not any(isinstance(p, DTensor) for p in encoder.parameters()):
+        return encoder
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(encoder, options=options)
+    if not world.is_main:
+        return encoder
+    whole = build_encoder(spec)
+    whole.preprocess.load_assets(encoder.preprocess.assets())
+    whole.load_state_dict(weights)
+    return whole
 
 
 def restore_objective(run: Run) -> tuple[Encoder, Objective]:
@@ -116,7 +162,7 @@ def restore_objective(run: Run) -> tuple[Encoder, Objective]:
         BusyError: the run is being written.
     """
     with _locked(run.folder):  # reading checkpoints sweeps leftovers, which a writer may still need
-        trainer = _trainer(run.recipe, _open(run.recipe), run.folder, "cpu")
+        trainer = _trainer(run.recipe, _open(run.recipe), run.folder, ALONE)
     return trainer.encoder.eval(), trainer.objective.eval()
 
 
@@ -140,13 +186,14 @@ def _open(recipe: Recipe) -> Data:
     return samples, mixture
 
 
-def _trainer(recipe: Recipe, data: Data, folder: Path, device: str | None) -> Trainer:
+def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
     samples, order = data
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(_spec(recipe))
     objective = build_objective(recipe.objective, encoder)
     codec = build_codec(recipe.modality)
-    _fit(encoder.preprocess, samples, codec, folder / ASSETS)
+    world.on_main(lambda: _fit(encoder.preprocess, samples, codec, folder / ASSETS))
+    _fit(encoder.preprocess, samples, codec, folder / ASSETS)  # the others take what it learned
     loader = Loader(
         shards=samples,
         decode=codec.decode,
@@ -156,12 +203,13 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, device: str | None) -> Tr
         recipe=recipe.loader,
         seed=recipe.seed,
         accumulate=recipe.train.accumulate,
+        rank=world.rank,
+        world=world.size,
         length=encoder.preprocess.length,
         given_order=order,
         quarantine=Quarantine(folder / QUARANTINE, most=recipe.loader.max_bad),
     )
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(encoder, objective, loader, recipe.train, folder, device=torch.device(name))
+    return Trainer(encoder, objective, loader, recipe.train, folder, world=world)
 
 
 def _fit(preprocess: Preprocess, data: Samples, codec: Codec, folder: Path) -> None:

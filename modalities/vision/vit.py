@@ -141,6 +141,15 @@ class ViT(GridEncoder):
             return tokens.x[:, 0]
         return self.fc_norm(tokens.x[:, tokens.prefix :].mean(dim=1))
 
+    def draw(self, values: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, N, P) -> uint8 (B, H, W, 1 or 3): pixels of one or of the first three channels."""
+        pixels = unpatchify(values, self.grid, self.config.patch_size) * self.std + self.mean
+        if hidden is not None:
+            grey = hidden.unsqueeze(-1).expand_as(values)
+            pixels[unpatchify(grey, self.grid, self.config.patch_size)] = 0.5
+        channels = 3 if pixels.shape[1] >= 3 else 1
+        return (pixels[:, :channels] * 255).round().clamp(0, 255).byte().movedim(1, -1)
+
     def adapt(self, state: dict[str, Tensor]) -> tuple[str, ...]:
         """Resizes the position table of a file that was made for another image size."""
         table = state.get("pos_embed")

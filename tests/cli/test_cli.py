@@ -253,7 +253,9 @@ def test_options_are_frozen():
         "list": ["--json", "--modality", "--objective", "--pretrained", "--tags", "pattern"],
         "card": ["--json", "name"],
         "load-check": ["--layout", "--weights", "source"],
-        "pretrain": ["--data", "--device", "--out", "--quiet", "--seed", "model", "options"],
+        "pretrain": [
+            *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
+        ],
         "embed": ["--batch-size", "--device", "--output", "--weights", "-o", "files", "source"],
         "probe": ["--kind", "--random", "--test", "--train", "-k", "source"],
         "shards build": [
@@ -266,6 +268,7 @@ def test_options_are_frozen():
         "shards verify": ["--headers", "--modality", "--require", "data"],
         "shards index": ["--manifest", "data"],
         "shards repair": ["--modality", "--require", "out", "shard"],
+        "report": ["--output", "-o", "run"],
         "demo": ["--out", "--quick"],
         "doctor": [],
     }

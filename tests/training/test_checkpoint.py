@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import random
@@ -5,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,3 +138,54 @@ def test_manifest_lists_every_file(saved):
     manifest = json.loads((saved / "step-30" / "manifest.json").read_text())
     files = set(os.listdir(saved / "step-30"))  # noqa: PTH208
     assert files == {*manifest, "manifest.json", "COMMITTED"}
+
+
+def test_the_background_writer_keeps_what_was_there_at_the_call(tmp_path, monkeypatch):
+    """The building blocks mix old and new values when tensors change right after the call."""
+    from zoo.training import checkpoint as module
+
+    real = module.save_tensors
+    gate = threading.Event()
+
+    def slow(path, tensors):
+        gate.wait(10)
+        real(path, tensors)
+
+    monkeypatch.setattr(module, "save_tensors", slow)
+    store = Checkpoints(tmp_path, keep=2, background=True)
+    weight = torch.full((1000,), 1.0)
+    store.save(Checkpoint(1, {}, {"model": {"w": weight}}))
+    weight.fill_(2.0)
+    assert not (tmp_path / "step-1").exists()
+    gate.set()
+    store.wait()
+    assert (store.newest().tensors["model"]["w"] == 1).all()
+
+
+def test_a_failing_background_writer_is_said_and_harms_nothing(tmp_path, monkeypatch, caplog):
+    from zoo.training import checkpoint as module
+
+    store = Checkpoints(tmp_path, keep=2, background=True)
+    store.save(checkpoint(1))
+    store.wait()
+
+    def full(path, tensors):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_tensors", full)
+    store.save(checkpoint(2))
+    store.save(checkpoint(3))
+    assert "the disk is full" in caplog.text
+    with pytest.raises(StorageError, match="the disk is full"):
+        store.wait()
+    assert store.newest().step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_some_checkpoints_stay_for_good(tmp_path):
+    store = Checkpoints(tmp_path, keep=1, keep_every=20, keep_best=True)
+    for step, loss in [(10, 3.0), (20, 2.0), (30, 1.0), (40, 2.0), (50, 4.0)]:
+        store.save(replace(checkpoint(step), state={"loss": loss}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("step-20", "step-30", "step-40", "step-50")
+    ]

@@ -1,6 +1,7 @@
 """The loop on a real pair: exact resuming, accumulation, stopping, averages, bad numbers."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from zoo.modalities.vision.codec import VisionCodec
+from zoo.objectives.contract import Losses
 from zoo.objectives.mae import MAE
 from zoo.registry.build import resolve_recipe
 
@@ -16,6 +18,7 @@ import zoo
 from zoo.data.shards import ShardSet
 from zoo.errors import NonFiniteError, Preempted, UsageError
 from zoo.pretraining import _trainer
+from zoo.training.world import ALONE
 
 TINY = (
     *("encoder.dim=24", "encoder.depth=1", "encoder.heads=2", "encoder.drop_path=0.5"),
@@ -44,7 +47,7 @@ def shards(tmp_path_factory):
 def build(shards, tmp_path):
     def build(*options, folder=tmp_path / "run"):
         recipe = resolve_recipe("digits-mae", str(shards), [*TINY, *options])
-        return _trainer(recipe, (ShardSet(shards), None), folder, "cpu")
+        return _trainer(recipe, (ShardSet(shards), None), folder, ALONE)
 
     return build
 
@@ -115,7 +118,7 @@ def test_micro_batches_are_weighed_by_their_targets(build, monkeypatch):
         batch["image"] = batch["image"].clone()
         batch["image"][0, 0, 0, 0] = count
     alone = [trainer.objective(trainer.encoder, batch).total.item() for batch in micro]
-    values = trainer._update(micro)
+    values, _ = trainer._update(micro)
     assert values["loss"].item() == pytest.approx(alone[0] / 4 + alone[1] * 3 / 4, rel=1e-5)
 
 
@@ -147,15 +150,67 @@ def test_clipping_limits_the_gradient(build):
     assert max(seen) <= 1.001e-3
 
 
-def test_a_loss_that_is_no_number_stops_the_run(build):
+def test_a_loss_that_is_no_number_stops_the_run(build, tmp_path):
     trainer = build()
     trainer.train(progress=False)
-    later = build("train.steps=20")
+    later = build("train.steps=20", "train.on_nonfinite=stop")
     with torch.no_grad():
-        later.model["encoder"].cls_token.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match=r"not finite by step 13; the last checkpoint"):
+        later.encoder.cls_token.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"not finite at step 13; the last checkpoint"):
         later.train(progress=False)
     assert build("train.steps=20").step == 12, "the checkpoint is from before"
+    [found] = tmp_path.rglob("postmortem.json")
+    told = json.loads(found.read_text())
+    assert told["step"] == 12
+    assert len(told["samples"]) == later.recipe.batch_size
+
+
+def poisoned(trainer, steps):
+    """Makes the loss of some steps (counted by calls) infinite."""
+    real, calls = trainer.objective.forward, []
+
+    def forward(encoder, batch):
+        calls.append(trainer.position)
+        losses = real(encoder, batch)
+        bad = len(calls) in steps
+        return Losses(total=losses.total * (math.inf if bad else 1.0))
+
+    trainer.objective.forward = forward
+    return calls
+
+
+def test_a_bad_update_is_skipped_and_counted(build):
+    trainer = build()
+    before = weights(trainer)
+    poisoned(trainer, {1})
+    _, verdict = trainer._update(next(trainer.loader.iterate(0)))
+    assert verdict == "skip"
+    assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
+    assert not any(optimizer.state for optimizer in trainer.optimizers)
+    trainer.train(progress=False)
+    assert trainer.step == trainer.total
+    assert trainer.nonfinite.skipped == 1
+
+
+def test_many_bad_updates_go_back_and_on_with_other_data(build):
+    trainer = build("train.save_every=4")
+    calls = poisoned(trainer, set(range(6, 12)))  # six in a row from step 5 on
+    trainer.train(progress=False)
+    assert trainer.step == trainer.total
+    assert trainer.nonfinite.rollbacks == 1
+    size = trainer.recipe.batch_size
+    assert calls[:11] == [size * i for i in range(11)]
+    assert calls[11] == 11 * size, "behind the bad batches"
+    assert len(calls) == 11 + trainer.total - 4, "from the checkpoint of step 4, none amid trouble"
+    assert all(value.isfinite().all() for value in weights(trainer).values())
+
+
+def test_endless_bad_updates_stop_the_run(build):
+    trainer = build("train.save_every=2", "train.steps=60")
+    poisoned(trainer, set(range(4, 1000)))
+    with pytest.raises(NonFiniteError):
+        trainer.train(progress=False)
+    assert trainer.nonfinite.rollbacks == 2
 
 
 def test_other_data_or_another_model_is_refused(build, shards, tmp_path):
@@ -166,7 +221,7 @@ def test_other_data_or_another_model_is_refused(build, shards, tmp_path):
     zoo.write_shards([("a", VisionCodec().encode({"image": np.zeros((8, 8), np.uint8)}))], other)
     recipe = resolve_recipe("digits-mae", str(other), TINY)
     with pytest.raises(UsageError, match="started on other data"):
-        _trainer(recipe, (ShardSet(other), None), tmp_path / "run", "cpu")
+        _trainer(recipe, (ShardSet(other), None), tmp_path / "run", ALONE)
 
 
 def test_signals_are_put_back_and_threads_are_fine(build, tmp_path):
@@ -193,3 +248,38 @@ def test_bfloat16_autocast_trains(build):
     trainer.train(progress=False)
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert rows(trainer)[-1]["loss"] > 0
+
+
+def test_a_failing_compiler_does_not_stop_the_run(build, tmp_path, monkeypatch, caplog):
+    plain = build(folder=tmp_path / "plain")
+    plain.train(progress=False)
+
+    def broken(self):
+        def fail(*args, **kwargs):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no compiler here")
+
+        self._compiled_call_impl = fail
+
+    monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    compiled = build("train.compile=true", folder=tmp_path / "compiled")
+    compiled.train(progress=False)
+    assert "no compiler here" in caplog.text
+    assert caplog.text.count("goes on without") == 1
+    assert equal(weights(plain), weights(compiled))
+
+
+def test_recomputed_activations_change_nothing(build, tmp_path):
+    plain = build(folder=tmp_path / "plain")
+    plain.train(progress=False)
+    frugal = build("train.checkpoint_activations=true", folder=tmp_path / "frugal")
+    frugal.train(progress=False)
+    assert equal(weights(plain), weights(frugal))
+
+
+def test_saving_in_the_background_is_the_same_and_resumes(build, tmp_path):
+    plain = build(folder=tmp_path / "plain")
+    plain.train(progress=False)
+    behind = build("train.save_in_background=true", folder=tmp_path / "behind")
+    behind.train(progress=False)
+    assert equal(weights(plain), weights(behind))
+    assert build(folder=tmp_path / "behind").step == 12

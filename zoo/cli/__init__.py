@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",
+    "report": "zoo.cli.report",
     "demo": "zoo.cli.demo",
     "doctor": "zoo.cli.doctor",
 }

@@ -14,7 +14,6 @@ from torch import Tensor
 import zoo
 from zoo.data.shards import ShardSet
 from zoo.demo.masked_tokens import Bigrams, Hidden, guesses, hide
-from zoo.demo.page import Curve, chart
 from zoo.demo.part import Part, ScoreRow, check_reload
 from zoo.demo.stdlib import write_stdlib
 from zoo.modalities.code.codec import CodeCodec
@@ -22,6 +21,7 @@ from zoo.modalities.code.preprocess import CodePreprocess
 from zoo.objectives.masked_lm import MaskedLM
 from zoo.pretraining import restore_objective, untrained
 from zoo.probing import linear_probe
+from zoo.report.chart import Curve, chart
 from zoo.runs import EXPORT
 
 __all__ = ["code_part"]

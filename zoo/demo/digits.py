@@ -12,14 +12,15 @@ import zoo
 from zoo.data.building.build import write_shards
 from zoo.data.shard.write import MANIFEST
 from zoo.data.shards import ShardSet
-from zoo.demo.page import Curve, chart, picture
 from zoo.demo.part import Part, ScoreRow, check_reload
 from zoo.modalities.contracts import Sample
 from zoo.modalities.vision.codec import VisionCodec
-from zoo.modalities.vision.vit import ViT, unpatchify
+from zoo.objectives.contract import Objective
 from zoo.objectives.mae import MAE
 from zoo.pretraining import restore_objective, untrained
 from zoo.probing import knn_probe, linear_probe
+from zoo.report.chart import Curve, chart
+from zoo.report.page import picture
 from zoo.runs import EXPORT
 
 __all__ = ["digits_part", "write_digits"]
@@ -163,33 +164,14 @@ def _scores(
 
 
 @torch.inference_mode()
-def _panels(encoder: zoo.Encoder, objective: torch.nn.Module, test: Data) -> str:
-    assert isinstance(encoder, ViT)
+def _panels(encoder: zoo.Encoder, objective: Objective, test: Data) -> str:
     assert isinstance(objective, MAE)
-    samples = [encoder.preprocess(sample) for sample in test[0][:SHOWN]]
-    batch = encoder.preprocess.collate(samples)
+    batch = encoder.preprocess.collate([encoder.preprocess(one) for one in test[0][:SHOWN]])
     generator = torch.Generator().manual_seed(0)
     batch["noise"] = torch.rand(SHOWN, objective.num_tokens, generator=generator)
-    whole = objective.reconstruct(encoder, batch)
-
-    def image(patches: torch.Tensor) -> np.ndarray:
-        pixels = unpatchify(patches, encoder.grid, encoder.config.patch_size)
-        pixels = (pixels * encoder.std + encoder.mean) * 255
-        return pixels.round().clamp(0, 255).byte()[:, 0].numpy()
-
-    hidden = whole.mask.bool().unsqueeze(-1)
-    grey = (0.5 - encoder.mean) / encoder.std
-    shown = [
-        whole.target,
-        torch.where(hidden, grey.flatten(), whole.target),
-        objective.fill_in(whole),
-    ]
-    rows = [
-        np.concatenate([np.pad(one, 1, constant_values=128) for one in image(p)], axis=1)
-        for p in shown
-    ]
+    rows = [image for _, image in objective.pictures(encoder, batch)]
     return picture(
-        np.concatenate(rows, axis=0),
+        torch.cat(rows).numpy(),
         scale=8,
         alt="Held-out digits in three rows: original, masked, reconstructed",
         caption="Held-out scans: as they are; what the encoder sees; hidden patches filled in.",

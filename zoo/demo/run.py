@@ -11,9 +11,9 @@ from rich.table import Table
 import zoo
 from zoo.demo.code import code_part
 from zoo.demo.digits import digits_part
-from zoo.demo.page import page, table
 from zoo.demo.part import Part
 from zoo.files import storage_errors, write_atomic
+from zoo.report.page import page, table
 
 __all__ = ["run_demo"]
 

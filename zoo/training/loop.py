@@ -1,54 +1,59 @@
 """The training loop: knows an encoder, an objective and batches, and nothing of any modality.
 
-A step: fetch all micro-batches, weigh each by its number of targets, forward and backward, clip,
-update, average, count. What a run needs to continue is saved together, so that a resumed run ends
-with the same bits as one that was never stopped (same machine, same number of threads).
+A step: fetch this process's micro-batches, weigh each by its share of the targets of all processes,
+forward and backward, clip, update, average, count. What a run needs to continue is saved together,
+so that a resumed run ends with the same bits as one that was never stopped (same machine, threads
+and processes).
 """
 
+import json
+import logging
 import math
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import Batch, Loader
-from zoo.errors import NonFiniteError, Preempted, UsageError, ZooError
+from zoo.errors import NonFiniteError, Preempted, ZooError
+from zoo.files import write_atomic
 from zoo.modalities.contracts import Encoder, to_device
-from zoo.objectives.contract import Objective
+from zoo.objectives.contract import Losses, Objective
 from zoo.registry.recipe import TrainRecipe
-from zoo.training.checkpoint import Checkpoint, Checkpoints
-from zoo.training.metrics import Reporter
+from zoo.training.checkpoint import Checkpoints
+from zoo.training.ema import averaged
+from zoo.training.meter import Meter
+from zoo.training.metrics import Reporter, Silent
+from zoo.training.nonfinite import NonFinite, Verdict
 from zoo.training.optim import build_optimizers
-from zoo.training.schedule import cosine_with_warmup
+from zoo.training.profile import profiled
+from zoo.training.schedule import build_schedule
+from zoo.training.state import RunState, fresh_noise
+from zoo.training.world import World
+from zoo.training.wrap import Step, delayed_sync, divide, is_divided, prepared, uncompiled, wrapped
 
 __all__ = ["Trainer"]
 
-
-@dataclass
-class _Window:
-    """Sums since the last logged step."""
-
-    steps: int = 0
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        self.steps += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+_log = logging.getLogger("zoo")
+_COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch")
 
 
 class Trainer:
-    """One run. `train` goes from where the folder's newest checkpoint stands to the end."""
+    """One run. `train` goes from where the folder's newest checkpoint stands to the end.
+
+    Attributes:
+        step: optimiser steps done.
+        position: samples taken, over all epochs and processes.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class Trainer:
         recipe: TrainRecipe,
         folder: Path,
         *,
-        device: torch.device,
+        world: World,
     ) -> None:
         """Puts the modules on the device and takes the newest checkpoint, if there is one.
 
@@ -68,28 +73,53 @@ class Trainer:
             loader: gives the micro-batches of each step.
             recipe: optimisation.
             folder: of the run; checkpoints and logs go there.
-            device: where to compute.
+            world: this process among those that train together.
 
         Raises:
             IntegrityError: there are checkpoints and none is whole.
-            UsageError: a checkpoint is of another model.
+            UsageError: a checkpoint is of another model or of other data.
         """
-        self.loader, self.recipe, self.folder, self.device = loader, recipe, folder, device
-        self.encoder, self.objective = encoder.to(device), objective.to(device)
-        self.model = nn.ModuleDict({"encoder": self.encoder, "objective": self.objective})
-        self.optimizers = build_optimizers(self.model.named_parameters(), recipe)
+        self.loader, self.recipe, self.folder, self.world = loader, recipe, folder, world
+        self.device = world.device
+        self.pair = Step(encoder, objective).to(self.device)
+        self.encoder, self.objective = encoder, objective
         self.ema: AveragedModel | None = None
         if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)
-            self.ema = AveragedModel(encoder, multi_avg_fn=average)
+            self.ema = averaged(encoder, recipe.ema, warmup=recipe.ema_warmup)
+            if is_divided(recipe, self.pair, world):
+                divide(self.ema.module, recipe, world)
+        self.meter = Meter(encoder, objective, world)
+        prepared(self.pair, recipe)
+        self.model = wrapped(self.pair, recipe, world)
+        self.optimizers = build_optimizers(self.pair.named_parameters(), recipe)
         samples = len(loader.shards)
-        self.total, self.warmup = recipe.total_steps(samples), recipe.warmup_steps(samples)
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=recipe.keep)
-        self.step = self._saved = 0
-        self.finite = torch.ones((), dtype=torch.bool, device=device)
-        self._stop: str | None = None
-        if (newest := self.checkpoints.newest()) is not None:
-            self._restore(newest)
+        self.total, self.schedule = recipe.total_steps(samples), build_schedule(recipe, samples)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            keep=recipe.keep,
+            world=world,
+            keep_every=recipe.keep_every,
+            keep_best=recipe.keep_best,
+            background=recipe.save_in_background,
+        )
+        self.state = RunState(
+            pair=self.pair,
+            optimizers=self.optimizers,
+            ema=self.ema,
+            loader=loader,
+            world=world,
+            checkpoints=self.checkpoints,
+            where=str(folder),
+        )
+        self.step = self.position = self._saved = 0
+        self.nonfinite = NonFinite(recipe.on_nonfinite)
+        self._compiles = recipe.compile
+        self._loss = math.inf  # the last one that was logged
+        self._asked: str | None = None  # the signal that came to this process
+        self._stop: str | None = None  # what all processes agreed to stop for
+        if world.size > 1:
+            fresh_noise(loader.seed, 0, world.rank)
+        self._resume()
 
     @property
     def result(self) -> Encoder:
@@ -98,36 +128,65 @@ class Trainer:
         assert isinstance(module, Encoder)
         return module
 
-    def train(self, *, progress: bool = True) -> None:
+    def train(self, *, progress: bool = True, profile: bool = False) -> None:
         """Runs to the last step.
 
+        Args:
+            progress: show it on stderr.
+            profile: write where the time of ten steps goes into the run's `profile` folder.
+
         Raises:
-            Preempted: SIGINT or SIGTERM came; the state is saved.
-            NonFiniteError: the loss or the gradient is not finite; the last checkpoint is from
-                before.
+            Preempted: SIGINT or SIGTERM came to any process; the state is saved.
+            NonFiniteError: losses or gradients were not finite too often; the last checkpoint is
+                from before.
             DataError, WorkerError: the data cannot be read; the state is saved.
             StorageError: the disk is full.
         """
-        recipe, window = self.recipe, _Window()
+        recipe = self.recipe
         self.model.train()
-        with (
-            closing(self.loader.iterate(self.step * recipe.batch_size)) as batches,
-            Reporter(self.folder, total=self.total, start=self.step, progress=progress) as reporter,
-            self._signals(),
-        ):
+        reporter: Reporter | Silent = Silent()
+        if self.world.is_main:
+            start = self.step
+            reporter = Reporter(
+                self.folder,
+                total=self.total,
+                start=start,
+                loggers=recipe.loggers,
+                progress=progress,
+            )
+        traced = profiled(self.folder / "profile", profile and self.world.is_main)
+        with reporter, self._signals(), traced as tick:
             while self.step < self.total:
-                began = time.perf_counter()
-                micro = self._next(batches)
-                window.waited += time.perf_counter() - began
-                window.add(self._update(micro))
+                self._stretch(reporter, tick)
+        self.checkpoints.wait()
+
+    def _stretch(self, reporter: Reporter | Silent, tick: Callable[[], None]) -> None:
+        """Steps to the end, or until the data have to be taken up elsewhere."""
+        recipe, due = self.recipe, False
+        self.meter.begin()
+        with closing(self.loader.iterate(self.position)) as batches:
+            while self.step < self.total:
+                with self.meter.waiting():
+                    micro = self._next(batches)
+                self.meter.take(micro)
+                values, verdict = self._update(micro)
+                if verdict == "rollback":
+                    self._roll_back()
+                    return
+                self.position += recipe.batch_size
                 self.step += 1
+                self.meter.add(values, made=verdict == "go")
                 last = self.step == self.total
                 if self.step % recipe.log_every == 0 or last:
-                    reporter.log(self._row(window))
-                    window = _Window()
-                if self.step % recipe.save_every == 0 or last or self._stop:
+                    reporter.log(self._row())
+                due |= self.step % recipe.save_every == 0 or last or self._stop is not None
+                # Amid bad updates nobody knows yet whether the weights are good.
+                if due and self.nonfinite.in_a_row == 0:
                     self._save()
+                    due = False
+                tick()
                 if self._stop and not last:
+                    self.checkpoints.wait()
                     raise Preempted(
                         f"{self.folder}: stopped by {self._stop} at step {self.step}, state saved; "
                         "the same command continues"
@@ -138,122 +197,146 @@ class Trainer:
         try:
             return next(batches)
         except ZooError:
-            if self.step > self._saved:
+            # Saving takes all processes, and the others have their batch.
+            if self.step > self._saved and self.world.size == 1:
                 self._save()
+                self.checkpoints.wait()
             raise
 
     def learning_rate(self, step: int) -> float:
         """Of the 0-based step."""
-        return cosine_with_warmup(
-            step,
-            total=self.total,
-            warmup=self.warmup,
-            peak=self.recipe.peak_lr,
-            low=self.recipe.min_lr,
-        )
+        return self.schedule(step)
 
-    def _update(self, micro: list[Batch]) -> dict[str, Tensor]:
-        """One optimiser step; returns detached numbers that are still on the device."""
+    def _update(self, micro: list[Batch]) -> tuple[dict[str, Tensor], Verdict]:
+        """One optimiser step; its detached numbers, and whether it was made."""
+        values = self._gradients(micro)
+        limit = self.recipe.clip_grad or math.inf
+        norm = clip_grad_norm_(self.pair.parameters(), limit).detach()
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        # Sums over processes are taken when they are logged; this is the same on all of them.
+        values["grad_norm"] = norm / self.world.size
+        finite = bool(norm.isfinite() & values["loss"].isfinite())
+        finite = self.world.total([not finite])[0] == 0
+        verdict = self.nonfinite.judge(self.step, is_finite=finite)
+        if verdict == "stop":
+            self._give_up(values)
+        if verdict == "go":
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate(self.step) * group.get("lr_scale", 1.0)
+                optimizer.step()
+            self.objective.after_step()
+            if self.ema is not None:
+                self.ema.update_parameters(self.encoder)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return values, verdict
+
+    def _gradients(self, micro: list[Batch]) -> dict[str, Tensor]:
+        """Forward and backward of all micro-batches; this process's share of every number."""
         counts = [self.objective.count(batch) for batch in micro]
+        targets, asked = self.world.total([sum(counts), self._asked is not None])
+        if asked:
+            self._stop = self._asked or "a signal to another process"
+        # Where parameters are divided, every process must do as many passes as the others.
+        passes = self.world.most(len(micro))
         values: dict[str, Tensor] = {}
-        for batch, count in zip(micro, counts, strict=True):
-            share = count / max(1, sum(counts))
-            with self._autocast():
-                losses = self.objective(self.encoder, to_device(batch, self.device))
-            (losses.total * share).backward()
+        for number in range(passes):
+            batch = micro[min(number, len(micro) - 1)]
+            count = counts[number] if number < len(counts) else 0
+            share = count / max(1, targets)
+            with delayed_sync(self.model, last=number == passes - 1):
+                with self._autocast():
+                    losses = self._forward(to_device(batch, self.device))
+                # Gradients are averaged over the processes: the sum is what is wanted.
+                (losses.total * (share * self.world.size)).backward()
             named = {"loss": losses.total, **losses.parts, **losses.metrics}
             for name, value in named.items():
                 values[name] = values.get(name, 0.0) + value.detach() * share
-        limit = self.recipe.clip_grad or math.inf
-        values["grad_norm"] = clip_grad_norm_(self.model.parameters(), limit).detach()
-        self._check(values)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.step) * group.get("lr_scale", 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.encoder)
         return values
 
-    def _check(self, values: dict[str, Tensor]) -> None:
-        """On the CPU at once; on a GPU the host would wait, so the flag is read when logging."""
-        self.finite &= values["loss"].isfinite() & values["grad_norm"].isfinite()
-        if self.device.type == "cpu":
-            self._raise_unless_finite()
+    def _forward(self, batch: Batch) -> Losses:
+        """The losses; where compiling fails, so does not the run."""
+        try:
+            return self.model(batch)
+        except Exception as error:
+            if self._compiles and type(error).__module__.startswith(_COMPILER):
+                self._compiles = False
+                uncompiled(self.pair)
+                reason = str(error).strip().partition("\n")[0]
+                _log.warning("torch.compile failed (%s); the run goes on without it", reason)
+                return self.model(batch)
+            raise
 
-    def _raise_unless_finite(self) -> None:
-        if not self.finite:
-            raise NonFiniteError(
-                f"{self.folder}: the loss or its gradient is not finite by step {self.step + 1}; "
-                "the last checkpoint is from before. Try a lower train.lr or train.clip_grad=1"
-            )
-
-    def _row(self, window: _Window) -> dict[str, float]:
-        self._raise_unless_finite()
-        seconds = max(1e-9, time.perf_counter() - window.began)
-        means = {name: float(value) / window.steps for name, value in window.sums.items()}
-        return {
-            "step": self.step,
-            **means,
-            "lr": self.learning_rate(self.step - 1),
-            "samples_per_second": window.steps * self.recipe.batch_size / seconds,
-            "data_wait": window.waited / seconds,
-            "bad_samples": float(self.loader.quarantine.counts.total()),
+    def _give_up(self, values: dict[str, Tensor]) -> None:
+        """Leaves what is needed to find the reason."""
+        norms = {
+            name: float(parameter.grad.float().norm())
+            for name, parameter in self.pair.named_parameters()
+            if parameter.grad is not None and not isinstance(parameter.grad, DTensor)
         }
+        if self.world.is_main:
+            ids = self.loader.order.ids(
+                np.arange(self.position, self.position + self.recipe.batch_size)
+            )
+            found = {
+                "step": self.step,
+                "position": self.position,
+                "loss": float(values["loss"]),
+                "gradient_norms": {name: norm for name, norm in norms.items() if norm},
+                "samples": [str(self.loader.shards.where(int(i))) for i in ids[:1000]],
+            }
+            write_atomic(self.folder / "postmortem.json", json.dumps(found, indent=1) + "\n")
+        raise NonFiniteError(
+            f"{self.folder}: the loss or its gradient is not finite at step {self.step + 1}; the "
+            "last checkpoint is from before, postmortem.json names the batch. Try a lower "
+            "train.lr or train.clip_grad=1"
+        )
+
+    def _roll_back(self) -> None:
+        """To the last checkpoint, and on behind the batches that did the harm."""
+        behind, counts = self.position + self.recipe.batch_size, asdict(self.nonfinite)
+        self.checkpoints.wait()
+        if not self._resume():
+            raise NonFiniteError(
+                f"{self.folder}: the loss or its gradient is not finite by step {self.step + 1}, "
+                "before the first checkpoint. Try a lower train.lr or train.clip_grad=1"
+            )
+        self.nonfinite = NonFinite(**counts)
+        self.position = behind
+        _log.warning("%s: not finite; back to step %d, on with other data", self.folder, self.step)
+
+    def _row(self) -> dict[str, float]:
+        bad, *_ = self.world.total([self.loader.quarantine.counts.total()])
+        row = {
+            "step": self.step,
+            **self.meter.row(self.recipe.batch_size),
+            "lr": self.learning_rate(self.step - 1),
+            "bad_samples": bad,
+            "skipped_steps": float(self.nonfinite.skipped),
+        }
+        self._loss = row.get("loss", math.nan)
+        return row
 
     def _save(self) -> None:
-        self._raise_unless_finite()
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        optim = {
-            f"{names[id(p)]}::{key}": torch.as_tensor(value)
-            for optimizer in self.optimizers
-            for p, state in optimizer.state.items()
-            for key, value in state.items()
+        facts: dict[str, object] = {
+            "loss": self._loss if math.isfinite(self._loss) else None,
+            "nonfinite": asdict(self.nonfinite),
         }
-        tensors = {"model": self.model.state_dict(), "optim": optim, "rng": self._rng()}
-        if self.ema is not None:
-            tensors["ema"] = self.ema.state_dict()
-        state: dict[str, object] = {
-            "loader": self.loader.state(self.step * self.recipe.batch_size),
-        }
-        self.checkpoints.save(Checkpoint(self.step, state, tensors))
+        self.state.save(self.step, facts, self.position)
         self._saved = self.step
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        loader = checkpoint.state["loader"]
-        assert isinstance(loader, dict)
-        self.loader.restore(loader)
-        try:
-            self.model.load_state_dict(checkpoint.tensors["model"])
-            if self.ema is not None:
-                self.ema.load_state_dict(checkpoint.tensors["ema"])
-        except (RuntimeError, KeyError):
-            raise UsageError(
-                f"{self.folder}: its checkpoint is of a model of another shape; choose another out"
-            ) from None
-        parameters = dict(self.model.named_parameters())
-        owner = {
-            id(p): optimizer
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
-        for name, value in checkpoint.tensors["optim"].items():
-            parameter, _, key = name.partition("::")
-            p = parameters[parameter]
-            owner[id(p)].state[p][key] = value.to(p.device)
-        torch.set_rng_state(checkpoint.tensors["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in checkpoint.tensors["rng"]:
-            torch.cuda.set_rng_state(checkpoint.tensors["rng"]["cuda"])
-        self.step = self._saved = checkpoint.step
-
-    def _rng(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state()
-        return states
+    def _resume(self) -> bool:
+        """From the newest checkpoint, if there is one."""
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return False
+        self.position = self.state.restore(newest)
+        counts = newest.state["nonfinite"]
+        assert isinstance(counts, dict)
+        self.nonfinite = NonFinite(**counts | {"policy": self.recipe.on_nonfinite})
+        self.step = self._saved = newest.step
+        return True
 
     def _autocast(self) -> torch.autocast:
         precision = self.recipe.precision
@@ -262,12 +345,12 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks for a stop after this step; the second stops at once."""
+        """The first SIGINT or SIGTERM asks for a stop after a step; the second stops at once."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
+            if self._asked:
                 raise KeyboardInterrupt
-            self._stop = signal.Signals(number).name
+            self._asked = signal.Signals(number).name
 
         try:
             before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}

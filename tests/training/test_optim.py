@@ -1,0 +1,203 @@
+"""Who optimises what, which options fit, and states that survive being saved."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from zoo.registry.build import (
+    OBJECTIVES,
+    build_encoder,
+    build_objective,
+    check_pairing,
+    encoder_spec,
+)
+from zoo.registry.catalogue import list_models
+from zoo.registry.recipe import TrainRecipe
+
+from zoo.errors import UnknownNameError, UsageError
+from zoo.training.groups import decays, is_hidden, layer_scales, parameter_groups
+from zoo.training.optim import build_optimizers
+from zoo.training.optim_state import optimizer_tensors, restore_optimizers
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(6, 8)
+        self.mask_token = nn.Parameter(torch.ones(1, 1, 8))
+        self.table = nn.Parameter(torch.zeros(1, 4, 8), requires_grad=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, ids):
+        x = self.embedding(ids) * self.mask_token[0]
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def recipe(**options):
+    return TrainRecipe(**{"batch_size": 1, "steps": 1, "lr": 0.01, "weight_decay": 0.3} | options)
+
+
+def trained(model, optimizers, steps):
+    for step in steps:
+        ids = torch.randint(6, (16,), generator=torch.Generator().manual_seed(step))
+        nn.functional.cross_entropy(model(ids), ids % 2).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def places(model, optimizers):
+    """Name -> class of its optimiser, weight decay, lr_scale."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                assert names[id(p)] not in found
+                found[names[id(p)]] = (
+                    type(optimizer).__name__,
+                    group["weight_decay"],
+                    group["lr_scale"],
+                )
+    return found
+
+
+HYBRIDS = {"muon": "Muon", "galore": "ProjectedAdamW", "conda": "ProjectedAdamW"}
+
+
+@pytest.mark.parametrize("name", ["adamw", *HYBRIDS])
+def test_every_trainable_parameter_has_one_place(name):
+    model = Model()
+    named = list(model.named_parameters())
+    found = places(model, build_optimizers(named, recipe(optimizer=name)))
+    assert set(found) == {n for n, p in named if p.requires_grad}
+    assert found["blocks.0.0.weight"] == (HYBRIDS.get(name, "AdamW"), 0.3, 1.0)
+    assert found["head.weight"] == ("AdamW", 0.3, 1.0)
+    for plain in ("embedding.weight", "mask_token", "blocks.0.0.bias", "blocks.0.1.weight"):
+        assert found[plain] == ("AdamW", 0.0, 1.0)
+
+
+def pairs():
+    for model in list_models():
+        spec = encoder_spec(model, {})
+        for objective in OBJECTIVES:
+            try:
+                check_pairing(spec.encoder, {"name": objective})
+            except UsageError:
+                continue
+            yield model, objective
+
+
+@pytest.mark.parametrize(("model", "objective"), list(pairs()))
+def test_groups_of_the_catalogue(model, objective):
+    """The names say what the modules are: only weights of linear maps and convolutions decay."""
+    with torch.device("meta"):
+        encoder = build_encoder(encoder_spec(model, {}))
+        task = build_objective({"name": objective}, encoder)
+    pair = nn.ModuleDict({"encoder": encoder, "objective": task})
+    for path, module in pair.named_modules():
+        for leaf, p in module.named_parameters(prefix=path, recurse=False):
+            is_map = isinstance(module, nn.Linear | _ConvNd) and leaf.endswith(".weight")
+            if p.requires_grad:
+                assert decays(leaf, p) == is_map, leaf
+                in_block = "blocks." in leaf
+                assert is_hidden(leaf, p) == (is_map and in_block and p.ndim == 2), leaf
+    scales = layer_scales([name for name, _ in pair.named_parameters()], 0.5)
+    depth = len(encoder.blocks)
+    first = next(name for name in scales if name.startswith("encoder."))
+    assert scales[first] == 0.5 ** (depth + 1)
+    assert scales["encoder.blocks.0.attn.qkv.weight"] == 0.5**depth
+    assert {scale for name, scale in scales.items() if name.startswith("objective.")} <= {1.0}
+
+
+def test_layers_of_stages_count_on():
+    names = ["stem", "stages.0.blocks.0.w", "stages.0.blocks.1.w", "stages.1.blocks.0.w", "norm.w"]
+    assert list(layer_scales(names, 0.5).values()) == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 2]
+
+
+def test_decay_and_scale_meet_in_one_group():
+    model = Model()
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    scales = layer_scales([n for n, _ in named], 0.5)
+    groups = parameter_groups(named, 0.3, scales)
+    assert sum(len(group["params"]) for group in groups) == len(named)
+    kinds = [(group["weight_decay"], group["lr_scale"]) for group in groups]
+    assert len(kinds) == len(set(kinds)) == 7  # the stem has nothing that decays
+
+
+def known():
+    from timm.optim import list_optimizers
+
+    names = list_optimizers(exclude_filters=["adahessian", "*kron*", "bnb*", "fused*"])
+    return ["galore", "conda", *names]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
+def test_every_optimizer_goes_on_from_its_saved_state():
+    """Also those that count in Python, or once a group: the same bits as without a stop."""
+    differ = []
+    for name in known():
+        options = recipe(optimizer=name, layer_decay=0.9)
+        torch.manual_seed(0)
+        model = Model()
+        optimizers = build_optimizers(model.named_parameters(), options)
+        start = trained(model, optimizers, ())
+        middle = trained(model, optimizers, range(4))
+        assert not torch.equal(start[0], middle[0]), name
+        saved = optimizer_tensors(optimizers, model.named_parameters())
+        saved = {key: value.clone() for key, value in saved.items()}
+        other = copy.deepcopy(model)
+        again = build_optimizers(other.named_parameters(), options)
+        restore_optimizers(again, other.named_parameters(), saved)
+        left, right = trained(model, optimizers, range(4, 8)), trained(other, again, range(4, 8))
+        if not all(map(torch.equal, left, right)):
+            differ.append(name)
+    assert not differ
+
+
+def test_timms_muon_leaves_heads_and_embeddings_alone():
+    model = Model()
+    (optimizer,) = build_optimizers(model.named_parameters(), recipe(optimizer="adamuon"))
+    trained(model, [optimizer], (0,))
+    by_muon = {n for n, p in model.named_parameters() if optimizer.state[p].get("use_muon")}
+    assert by_muon == {"blocks.0.0.weight", "blocks.1.0.weight"}
+
+
+def test_options_reach_the_optimizer():
+    def groups(**options):
+        optimizers = build_optimizers(Model().named_parameters(), recipe(**options))
+        return [optimizer.param_groups[0] for optimizer in optimizers]
+
+    (adamw,) = groups(betas=(0.8, 0.9), eps=1e-5)
+    assert (adamw["betas"], adamw["eps"], adamw["fused"]) == ((0.8, 0.9), 1e-5, True)
+    adamw, muon = groups(optimizer="muon", betas=(0.8, 0.9), momentum=0.7)
+    assert (adamw["betas"], muon["momentum"]) == ((0.8, 0.9), 0.7)
+    (lion,) = groups(optimizer="lion")
+    assert lion["betas"] == (0.9, 0.99), "the optimiser's own, not AdamW's"
+    (sgd,) = groups(optimizer="sgd", momentum=0.5)
+    assert sgd["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"optimizer": "adamx"}, UnknownNameError, "unknown optimizer 'adamx'; did you mean adam"),
+        ({"optimizer": "adahessian"}, UnknownNameError, "unknown optimizer"),
+        ({"momentum": 0.9}, UsageError, "'adamw' takes no train.momentum; it takes train.betas"),
+        ({"optimizer": "lion", "eps": 0.1}, UsageError, "takes no train.eps; it takes train.betas"),
+        ({"optimizer": "lamb", "projection_rank": 2}, UsageError, "takes no train.projection_rank"),
+        ({"optimizer": "adan", "betas": (0.9, 0.9)}, UsageError, "takes 3 train.betas"),
+        ({"betas": (0.9, 0.9, 0.9)}, UsageError, "takes 2 train.betas"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, error, message):
+    with pytest.raises(error, match=message):
+        build_optimizers(Model().named_parameters(), recipe(**options))

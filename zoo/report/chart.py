@@ -1,0 +1,198 @@
+"""Lines over a common x as inline SVG; a little script shows the values under the pointer."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Curve", "chart"]
+
+_MOST = 800  # points of a curve that are drawn
+_COLOURS = ("var(--main)", "var(--second)", "var(--soft)")
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line of a chart."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """Where values lie in the picture: x in [x0, x1], y in [y0, y1], sizes in SVG units."""
+
+    width: float
+    height: float
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+    left: float = 52.0
+    right: float = 20.0
+    top: float = 10.0
+    bottom: float = 24.0
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Across and down."""
+        across = (x - self.x0) / (self.x1 - self.x0) * (self.width - self.left - self.right)
+        up = (y - self.y0) / (self.y1 - self.y0) * (self.height - self.bottom - self.top)
+        return self.left + across, self.height - self.bottom - up
+
+
+def chart(
+    curves: Sequence[Curve],
+    *,
+    x: str,
+    y: str,
+    caption: str = "",
+    size: tuple[float, float] = (720.0, 260.0),
+    from_zero: bool = False,
+) -> str:
+    """A figure with its name and the last values above, and a caption below.
+
+    Args:
+        curves: up to three; points that are not finite are left out.
+        x: name of the x axis, which all share.
+        y: what is drawn.
+        caption: plain text.
+        size: width and height; text is 12 units high.
+        from_zero: the y axis begins at 0.
+    """
+    drawn = [(curve.name, *_thin(curve)) for curve in curves]
+    frame = _frame(drawn, size, from_zero)
+    parts = _grid(frame)
+    for number, (_, xs, ys) in enumerate(drawn):
+        places = [frame.place(px, py) for px, py in zip(xs.tolist(), ys.tolist(), strict=True)]
+        points = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
+        colour = _COLOURS[number % len(_COLOURS)]
+        parts.append(f'<polyline points="{points}" style="stroke:{colour}"/>')
+        if len(places) == 1:
+            parts.append(
+                f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3" '
+                f'style="fill:{colour}"/>'
+            )
+    said = html.escape(f"{y} over {x}: " + ", ".join(curve.name for curve in curves))
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure class=chart data-chart="{_data(drawn, frame, x)}">'
+        f"<div class=said><b>{html.escape(y)}</b><output>{_last(drawn, x)}</output></div>"
+        f'<svg viewBox="0 0 {frame.width:.0f} {frame.height:.0f}" role="img" aria-label="{said}">'
+        f'{"".join(parts)}<line class=at y1="{frame.top}" y2="{frame.height - frame.bottom}"/>'
+        f"</svg>{below}</figure>"
+    )
+
+
+def _thin(curve: Curve) -> tuple[Points, Points]:
+    """Finite points; of many, the lowest and the highest of each stretch, so that no spike is lost.
+
+    Returns:
+        x and y, each (M,).
+    """
+    x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if len(x) <= _MOST:
+        return x, y
+    keep = {0, len(x) - 1}
+    for stretch in np.array_split(np.arange(len(x)), _MOST // 2 - 1):
+        keep |= {int(stretch[y[stretch].argmin()]), int(stretch[y[stretch].argmax()])}
+    chosen = np.array(sorted(keep))
+    return x[chosen], y[chosen]
+
+
+def _frame(
+    drawn: Sequence[tuple[str, Points, Points]], size: tuple[float, float], from_zero: bool
+) -> _Frame:
+    xs = np.concatenate([x for _, x, _ in drawn])
+    ys = np.concatenate([y for _, _, y in drawn])
+    low, high = (float(ys.min()), float(ys.max())) if len(ys) else (0.0, 1.0)
+    low = min(low, 0.0) if from_zero else low
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # a flat line lies in the middle
+        around = abs(high) / 2 or 1.0
+        low, high = (low if from_zero else low - around), high + around
+    x0, x1 = (float(xs.min()), float(xs.max())) if len(xs) else (0.0, 1.0)
+    if x0 == x1:
+        x0, x1 = x0 - 1, x1 + 1
+    return _Frame(width=size[0], height=size[1], x0=x0, x1=x1, y0=low, y1=high)
+
+
+def _grid(frame: _Frame) -> list[str]:
+    parts = []
+    right = frame.width - frame.right
+    for value in _ticks(frame.y0, frame.y1, frame.height / 45):
+        _, down = frame.place(frame.x0, value)
+        parts.append(
+            f'<line x1="{frame.left}" x2="{right}" y1="{down:.1f}" y2="{down:.1f}"/>'
+            f'<text x="{frame.left - 8}" y="{down + 4:.1f}" text-anchor="end">'
+            f"{_label(value)}</text>"
+        )
+    for value in _ticks(frame.x0, frame.x1, frame.width / 110):
+        across, _ = frame.place(value, frame.y0)
+        parts.append(
+            f'<text x="{across:.1f}" y="{frame.height - 5}" text-anchor="middle">'
+            f"{_label(value)}</text>"
+        )
+    return parts
+
+
+def _data(drawn: Sequence[tuple[str, Points, Points]], frame: _Frame, x: str) -> str:
+    """What the script needs, as an attribute."""
+    names = ("width", "x0", "x1", "left", "right")
+    table = {
+        "x": x,
+        "frame": {name: getattr(frame, name) for name in names},
+        "curves": [
+            {"name": name, "x": xs.tolist(), "y": [float(f"{v:.5g}") for v in ys.tolist()]}
+            for name, xs, ys in drawn
+        ],
+    }
+    return html.escape(json.dumps(table, separators=(",", ":")))
+
+
+def _last(drawn: Sequence[tuple[str, Points, Points]], x: str) -> str:
+    known = [(name, xs[-1], ys[-1]) for name, xs, ys in drawn if len(xs)]
+    if not known:
+        return ""
+    ends = ", ".join(
+        f"{html.escape(name)} {_value(value)}" if len(drawn) > 1 else _value(value)
+        for name, _, value in known
+    )
+    return f"{ends} at {html.escape(x)} {known[0][1]:,.0f}"
+
+
+def _ticks(low: float, high: float, most: float) -> list[float]:
+    """Round values inside [low, high], about `most` of them."""
+    rough = (high - low) / max(2.0, most)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * (1 - 1e-9))
+    slack = step * 1e-6
+    first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
+    return [n * step for n in range(first, last + 1)]
+
+
+def _value(value: float) -> str:
+    """Four significant digits, as page.js says them."""
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
+
+
+def _label(value: float) -> str:
+    """Short: 0.05, 2.5e-4, 1,200, 20k, 1.5M."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:g}M"
+    if size >= 1e4:
+        return f"{value / 1e3:g}k"
+    if 0 < size < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:,g}" if size >= 1000 else f"{value:g}"
