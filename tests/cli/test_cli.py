@@ -107,7 +107,7 @@ def test_doctor():
         (["list", "--objective", "mea"], ["unknown objective 'mea'", "mae"]),
         (["list", "--modalty", "x"], ["No such option", "--modality"]),
         (["load-check", "none/"], ["none", "no such folder"]),
-        (["pretrain", "digits-mae", "--out", "x"], ["Missing option '--data'"]),
+        (["pretrain", "digits-mae", "--out", "x"], ["which data?", "--data"]),
     ],
 )
 def test_wrong_words_are_usage_errors(words, parts, tmp_path):

@@ -88,6 +88,14 @@ def test_workers_change_nothing(make):
         assert same(alone, take(make(workers, worker_kind="thread"), 12))
 
 
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_starting_workers_takes_no_number_from_the_run(make, kind):
+    """Else a resumed run would go on with another stream for its dropout."""
+    before = torch.get_rng_state()
+    take(make(2, worker_kind=kind), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("start", ["forkserver", "spawn"])
 def test_workers_may_be_started_in_any_way(make, start):
     assert same(take(make(), 4), take(make(1, start=start), 4))

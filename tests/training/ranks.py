@@ -6,6 +6,8 @@ import signal
 import socket
 import time
 
+import zoo.pretraining  # noqa: F401 - once, and not in every child
+
 __all__ = ["Ranks"]
 
 
@@ -40,7 +42,8 @@ class Ranks:
     def results(self, timeout=120, expect=None):
         """What each process returned, by rank; errors as text."""
         found, deadline = {}, time.monotonic() + timeout
-        while len(found) < (expect or len(self.processes)) and time.monotonic() < deadline:
+        expect = len(self.processes) if expect is None else expect
+        while len(found) < expect and time.monotonic() < deadline:
             if self.queue.empty():
                 time.sleep(0.02)
                 continue

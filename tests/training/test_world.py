@@ -18,7 +18,7 @@ OPTIONS = {
     "encoder.dim": 24, "encoder.depth": 2, "encoder.drop_path": 0, "objective.decoder_dim": 16,
     "train.steps": STEPS, "train.batch_size": 24, "train.warmup": 2, "train.log_every": 1,
     "train.optimizer": "adamw", "train.lr": 1e-3, "train.ema": 0.9, "train.timeout": 20,
-    "loader.workers": 0,
+    "loader.workers": 0, "train.loggers": [],
 }  # fmt: skip
 
 

@@ -143,6 +143,7 @@ def _processes(
             prefetch_factor=recipe.prefetch,
             multiprocessing_context=recipe.start,
             worker_init_fn=_outlive_signals,
+            generator=torch.Generator(),  # else it takes a number from the run's own, each start
             pin_memory=torch.cuda.is_available(),
         )
         results = iter(loader)

@@ -345,12 +345,15 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks for a stop after a step; the second stops at once."""
+        """The first SIGINT or SIGTERM asks for a stop after a step; a second Ctrl-C stops at once.
+
+        SIGTERM may come several times, from a scheduler and from torchrun, and means the same.
+        """
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._asked:
+            if self._asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._asked = signal.Signals(number).name
+            self._asked = self._asked or signal.Signals(number).name
 
         try:
             before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}

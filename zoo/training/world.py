@@ -128,7 +128,13 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
         yield World(place)
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, dist.DistBackendError) as error:
+        raise WorkerError(
+            f"rank {os.environ.get('RANK')}: the {size} processes of the run did not meet within "
+            f"{timeout:g} s ({str(error).splitlines()[0]})"
+        ) from None
     rank, local_size = dist.get_rank(), int(os.environ.get("LOCAL_WORLD_SIZE", size))
     try:
         with _alive(rank) as missing, warnings.catch_warnings():
