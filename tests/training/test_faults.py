@@ -3,10 +3,7 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +22,6 @@ KINDS = {
     "one process": (1, 20, {}),
     "one process, saving in the background": (1, 20, {"train.save_in_background": True}),
     "one process with workers": (1, 20, {"loader.workers": 2}),
-    "two processes": (2, 4, {}),
 }  # processes, kills, options
 A_RUN = 5  # kills of one run
 
@@ -74,45 +70,3 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
         if kills == limit:
             return
     raise AssertionError("the runs ended before they could be killed")
-
-
-@pytest.mark.slow
-def test_torchrun_restarts_what_died_and_stops_when_told(shards, tmp_path):
-    out, steps = tmp_path / "run", 300
-    words = [f"{key}={value}" for key, value in OPTIONS.items() if key != "train.steps"]
-    words.remove("train.loggers=[]")
-    more = [f"train.steps={steps}", "encoder.dim=24", "encoder.depth=1", "loader.workers=0"]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-        *("--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"),
-        *("-m", "zoo", "pretrain", "digits-mae", "--data", str(shards), "--out", str(out)),
-        *("--device=cpu", "--quiet", *words, *more),
-    ]
-    launcher = start(command)
-    until(launcher, lambda: len(read_metrics(out)) > 20)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    until(launcher, lambda: len(read_metrics(out)) > 60)
-    launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=60)
-    done = len(read_metrics(out))
-    assert 60 < done < steps
-    saved = max(int(p.name.removeprefix("step-")) for p in (out / "checkpoints").glob("step-*"))
-    assert saved >= done, "the last step was saved"
-    again = start(command)
-    said, errors = again.communicate(timeout=180)
-    assert again.returncode == 0, errors
-    assert said.count("done:") == 1
-    assert [row["step"] for row in read_metrics(out)] == list(range(1, steps + 1))
-
-
-def start(command):
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def until(process, condition):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
