@@ -69,7 +69,8 @@ class TrainRecipe:
     projection_gap: int | None = None  # updates between two bases: 200 for galore, 2000 for conda
     clip_grad: float | None = None  # largest norm of the whole gradient
     accumulate: int = 1  # micro-batches of one step
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA
+    # auto: bfloat16 autocast on CUDA; fp8: linear layers of the blocks in float8 besides (Hopper)
+    precision: Literal["auto", "float32", "bfloat16", "fp8"] = "auto"
     ema: float | None = None  # decay of an averaged copy of the encoder, which is then exported
     ema_warmup: bool = False  # a decay that grows from 0 to `ema`: early weights are soon forgotten
     # Several processes share a step (torchrun). auto: each holds the whole model below 300 million
@@ -158,10 +159,6 @@ class TrainRecipe:
     def steps_per_unit(self, samples: int) -> float:
         """Optimiser steps in one unit of the length."""
         return 1 if self.steps is not None else samples / self.batch_size
-
-    def warmup_steps(self, samples: int) -> float:
-        """Length of the warm-up in steps."""
-        return self.warmup * self.steps_per_unit(samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ __all__ = [
     "sha256_of",
     "storage_errors",
     "sweep_temporary",
+    "sync",
     "write_atomic",
 ]
 
@@ -35,6 +36,9 @@ _REASONS = {
     errno.EACCES: "no permission to write there: choose another folder",
     errno.EPERM: "no permission to write there: choose another folder",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EIO: "the disk fails: check it, or choose another folder",
+    errno.ENOENT: "its folder is gone: put it back or choose another one",
+    errno.ESTALE: "the network file system lost it: mount it again or choose another folder",
     errno.ENOTDIR: "a file is in the way of a folder: choose another name",
     errno.EEXIST: "a file of that name is in the way: choose another name",
 }
@@ -76,16 +80,17 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path, draft: Path | None = None) -> Iterator[Path]:
     """A temporary folder that becomes `path` when its content is complete, or vanishes.
 
-    `draft` names the temporary folder where others have begun to fill it.
+    `draft` is the temporary folder where others have begun to fill it.
     """
     temporary = draft or path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     with storage_errors(path):
-        temporary.mkdir(parents=True, exist_ok=draft is not None)
+        if draft is None:
+            temporary.mkdir(parents=True)
         try:
             yield temporary
             for file in temporary.rglob("*"):
-                _sync(file)
-            _sync(temporary)
+                sync(file)
+            sync(temporary)
             temporary.rename(path)
             _sync_folder(path.parent)
         except BaseException:
@@ -105,8 +110,11 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     from safetensors.torch import save_file
 
     whole = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(whole, path, metadata={"format": "pt"})
+        path.chmod(mode)  # the library's files are for their owner only
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -129,7 +137,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Until the file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,7 +148,7 @@ def _sync(path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":  # elsewhere a folder cannot be opened
-        _sync(folder)
+        sync(folder)
 
 
 def cache_folder() -> Path:

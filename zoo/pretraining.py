@@ -1,13 +1,11 @@
 """`zoo.pretrain`: a card's recipe, shards, and a folder -> a run; the same call continues it."""
 
-import fcntl
 import json
-import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +19,9 @@ from zoo.data.compose import open_data
 from zoo.data.loader import Batch, Loader, Samples
 from zoo.data.mixture import Mixture
 from zoo.data.quarantine import Quarantine
-from zoo.errors import BusyError, DataError, UsageError
+from zoo.errors import DataError, UsageError
 from zoo.files import storage_errors, sweep_temporary, write_atomic
-from zoo.hub.export import save_export
+from zoo.lock import locked
 from zoo.modalities.contracts import Codec, Encoder, Preprocess, Sample
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
@@ -35,14 +33,16 @@ from zoo.registry.build import (
 )
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import to_table, to_toml
-from zoo.runs import CONFIG, EXPORT, Run
+from zoo.restoring import blank, restore, save_result
+from zoo.runs import ASSETS, CONFIG, EXPORT, Run, spec_of
 from zoo.training.loggers import check_loggers
 from zoo.training.loop import Trainer
-from zoo.training.world import ALONE, World, joined
+from zoo.training.schedule_free import evaluated
+from zoo.training.world import World, joined
 
-__all__ = ["pretrain", "restore_objective", "untrained"]
+__all__ = ["LOCK", "pretrain", "restore_objective", "untrained"]
 
-ASSETS, LOCK, QUARANTINE = "preprocess", "run.lock", "quarantine.jsonl"
+LOCK, QUARANTINE = "run.lock", "quarantine.jsonl"
 _FIT_SAMPLES = 100_000  # a tokenizer needs no more
 _READ = 256  # samples that are read together
 
@@ -57,7 +57,7 @@ class _Prepare:
     objective: Objective
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Batch:
-        return self.objective.views(self.preprocess.augment(sample, generator), generator)
+        return self.objective.prepare(sample, self.preprocess, generator)
 
 
 def pretrain(
@@ -116,23 +116,25 @@ def _train(recipe: Recipe, folder: Path, world: World, *, progress: bool, profil
     opened = _open(recipe)
     with ExitStack() as stack:
 
-        def begin() -> None:
+        def begin() -> bool:
             with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder / LOCK, "writing this run"))
+            run = _existing(folder, recipe)  # another process may have been faster
             sweep_temporary(folder)
             if run is None:
                 _describe(recipe, opened[0], folder)
+            return run is not None and run.finished
 
-        world.on_main(begin)
+        if world.on_main(begin):
+            return
         trainer = _trainer(recipe, opened, folder, world)
         if world.is_main:
             trainer.loader.quarantine.note(opened[0].events)
         trainer.train(progress=progress, profile=profile)
-        spec = _spec(recipe)
-        notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": trainer.step}
-        result = _whole(trainer.result, spec, world)
-        world.on_main(lambda: save_export(folder / EXPORT, result, spec, notes=notes))
+        with evaluated(trainer.optimizers):
+            result = _whole(trainer.result, spec_of(recipe), world)
+            world.on_main(lambda: save_result(folder / EXPORT, result, recipe, trainer.step))
 
 
 def _describe(recipe: Recipe, samples: Samples, folder: Path) -> None:
@@ -156,20 +158,21 @@ def _whole(encoder: Encoder, spec: Spec, world: World) -> Encoder:
 
 
 def restore_objective(run: Run) -> tuple[Encoder, Objective]:
-    """Encoder and objective of a run's newest checkpoint, in eval mode.
+    """Encoder and objective of a run's newest checkpoint, in eval mode; it may be in progress.
 
     Raises:
-        BusyError: the run is being written.
+        UsageError: there is no checkpoint yet.
+        IntegrityError: it is damaged.
     """
-    with _locked(run.folder):  # reading checkpoints sweeps leftovers, which a writer may still need
-        trainer = _trainer(run.recipe, _open(run.recipe), run.folder, ALONE)
-    return trainer.encoder.eval(), trainer.objective.eval()
+    encoder, objective = blank(run)
+    restore(run, encoder, objective)
+    return encoder, objective
 
 
 def untrained(run: Run) -> Encoder:
     """The encoder as the run began: the baseline that pretraining has to beat."""
     torch.manual_seed(run.recipe.seed)
-    return build_encoder(_spec(run.recipe))
+    return build_encoder(spec_of(run.recipe))
 
 
 def _open(recipe: Recipe) -> Data:
@@ -189,7 +192,7 @@ def _open(recipe: Recipe) -> Data:
 def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
     samples, order = data
     torch.manual_seed(recipe.seed)
-    encoder = build_encoder(_spec(recipe))
+    encoder = build_encoder(spec_of(recipe))
     objective = build_objective(recipe.objective, encoder)
     codec = build_codec(recipe.modality)
     world.on_main(lambda: _fit(encoder.preprocess, samples, codec, folder / ASSETS))
@@ -207,7 +210,9 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
         world=world.size,
         length=encoder.preprocess.length,
         given_order=order,
-        quarantine=Quarantine(folder / QUARANTINE, most=recipe.loader.max_bad),
+        quarantine=Quarantine(
+            folder / QUARANTINE, most=recipe.loader.max_bad, processes=world.size
+        ),
     )
     return Trainer(encoder, objective, loader, recipe.train, folder, world=world)
 
@@ -261,30 +266,6 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         name = prefix + key
         flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def _spec(recipe: Recipe) -> Spec:
-    return Spec(
-        name=recipe.model,
-        modality=recipe.modality,
-        encoder=recipe.encoder,
-        preprocess=recipe.preprocess,
-    )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process a run. The system drops the lock when the process ends, however it ends."""
-    with storage_errors(folder):
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{folder}: another process is writing this run") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _facts() -> dict[str, object]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from zoo.errors import UsageError
 from zoo.hub.export import load_export
 from zoo.modalities.contracts import Encoder
+from zoo.registry.build import Spec
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import read, read_toml
 from zoo.training.metrics import read_metrics
 
-__all__ = ["CONFIG", "EXPORT", "Run"]
+__all__ = ["ASSETS", "CHECKPOINTS", "CONFIG", "EXPORT", "Run", "spec_of"]
 
 CONFIG, EXPORT = "config.toml", "export"
+ASSETS, CHECKPOINTS = "preprocess", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,13 @@ class Run:
                 "continues it"
             )
         return load_export(self.folder / EXPORT)
+
+
+def spec_of(recipe: Recipe) -> Spec:
+    """How to build the encoder that a recipe trains."""
+    return Spec(
+        name=recipe.model,
+        modality=recipe.modality,
+        encoder=recipe.encoder,
+        preprocess=recipe.preprocess,
+    )

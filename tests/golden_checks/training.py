@@ -3,6 +3,7 @@
 import math
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,22 @@ import torch
 from safetensors.torch import save_file
 from timm.optim import Muon as TimmMuon
 from torch import nn
+from torch.nn.functional import mse_loss
 from torch.optim import Muon
+from training.ranks import Ranks
 from zoo.registry.recipe import TrainRecipe
 
 from zoo.training.average import average, exponential_weights
+from zoo.training.compress import TopK
+from zoo.training.diloco import Outer, OuterStep, clipped_to_median
 from zoo.training.groups import layer_scales, parameter_groups
+from zoo.training.low_rank import SparseLowRankLinear
+from zoo.training.optim import build_optimizers
+from zoo.training.private import clipped_mean, sample_gradients
 from zoo.training.projected import ProjectedAdamW, Projection
 from zoo.training.schedule import Phase, Schedule, build_schedule
+from zoo.training.schedule_free import evaluated
+from zoo.training.world import joined
 
 EXACT = 1e-12  # formulas in double precision: the sidecars name no tolerance
 
@@ -123,6 +133,12 @@ def arrays(fixture):
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
+def tolerance(fixture):
+    """Of sidecars that state it as "rtol 1e-5 atol 1e-6"."""
+    found = re.search(r"rtol ([\d.e-]+) atol ([\d.e-]+)", fixture.sidecar["tolerance"]["fp32"])
+    return dict(zip(("rtol", "atol"), map(float, found.groups()), strict=True))
+
+
 def replay(start, gradients, build):
     """The weight after each update."""
     parameter = nn.Parameter(start.clone())
@@ -178,8 +194,6 @@ def projected(fixture):
     """galore_adamw and conda; `W_<i>_<side>_<gapN or norefresh>`."""
     data, config = arrays(fixture), fixture.config
     assert config["correct_bias"]
-    tolerance = re.search(r"rtol ([\d.e-]+) atol ([\d.e-]+)", fixture.sidecar["tolerance"]["fp32"])
-    rtol, atol = map(float, tolerance.groups())
     space = "gradient" if fixture.kind == "galore_adamw" else "momentum"
     checked = 0
     for name, want in data.items():
@@ -195,9 +209,130 @@ def projected(fixture):
             data[f"G_{i}"],
             lambda p: ProjectedAdamW([p], config["lr"], projection, **rest),  # noqa: B023
         )
-        torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
+        torch.testing.assert_close(got, want, **tolerance(fixture))
         checked += 1
     assert checked
+
+
+def schedulefree(fixture):
+    data, config = arrays(fixture), fixture.config
+    recipe = TrainRecipe(
+        batch_size=1,
+        steps=len(data["G"]),
+        optimizer="schedulefree",
+        schedule="constant",
+        warmup=config["warmup_steps"],
+        first_update=1,
+        **{name: config[name] for name in ("lr", "betas", "weight_decay")},
+    )
+    weight = nn.Parameter(data["W0"].clone())
+    (optimizer,) = build_optimizers([("weight", weight)], recipe)
+    (group,) = optimizer.param_groups
+    assert [group[name] for name in ("r", "weight_lr_power")] == [
+        config[name] for name in ("r", "weight_lr_power")
+    ]
+    schedule = build_schedule(recipe, samples=1)
+    for step, gradient in enumerate(data["G"]):
+        group["lr"], weight.grad = schedule(step), gradient.clone()
+        optimizer.step()
+        want = data["train_weights"][step]
+        torch.testing.assert_close(weight.detach(), want, **tolerance(fixture))
+        with evaluated([optimizer]):
+            want = data["eval_weights"][step]
+            torch.testing.assert_close(weight.detach(), want, **tolerance(fixture))
+
+
+def sltrain(fixture):
+    data, config = arrays(fixture), fixture.config
+    close = partial(torch.testing.assert_close, **tolerance(fixture))
+    for i, case in enumerate(config["cases"]):
+        layer = SparseLowRankLinear(
+            case["inp"], case["out"], rank=case["r"], alpha=config["lora_alpha"], density=case["sp"]
+        )
+        names = {"lora_A": "A", "lora_B": "B", "sparse_value": "val", "bias": "bias"}
+        state = {name: data[f"{short}_{i}"] for name, short in names.items()}
+        layer.load_state_dict({**state, "sparse_index": data[f"idx_{i}"]})
+        x = data[f"x_{i}"].requires_grad_()
+        y = layer(x)
+        close(y, data[f"y_{i}"])
+        close(layer.merged()(x), data[f"y_{i}"])
+        y.backward(data[f"gy_{i}"])
+        close(x.grad, data[f"gx_{i}"])
+        for name, short in names.items():
+            close(layer.get_parameter(name).grad, data[f"g{short}_{i}"])
+        layer.refactorize()
+        a, b = layer.lora_A.detach(), layer.lora_B.detach()
+        want_a, want_b = data[f"refactorA_{i}"], data[f"refactorB_{i}"]
+        close(b @ a, data[f"B_{i}"] @ data[f"A_{i}"])
+        # Zeros beside the diagonal are as good as its size allows.
+        largest = (want_a @ want_a.T).max()
+        for got, want in ((b.T @ b, want_b.T @ want_b), (a @ a.T, want_a @ want_a.T)):
+            close(got / largest, want / largest)
+
+
+def sparseloco(fixture):
+    """Two processes that talk: what each sends, what it keeps, and the weights of both."""
+    config, workers = fixture.config, fixture.config["workers"]
+    for bins, tag in ((None, "noq"), (config["bins"], "q2")):
+        results = Ranks(workers, sparseloco_worker, fixture, bins, tag).results()
+        assert results == dict.fromkeys(range(workers), "as the reference")
+
+
+def sparseloco_worker(fixture, bins, tag):
+    data, config = arrays(fixture), fixture.config
+    close = partial(torch.testing.assert_close, **tolerance(fixture))
+    size, reach, decay = config["chunk"], config["range_sigma"], config["ef_decay"]
+    topk = TopK(chunk=size, kept=config["topk"], bins=bins, reach=reach)
+    outer = Outer(lr=config["outer_lr"], momentum=0.0, compression=topk, keep=decay)
+    starts = {n.removeprefix("W0_"): w for n, w in data.items() if n.startswith("W0_")}
+    weights = {name: nn.Parameter(start.clone()) for name, start in starts.items()}
+    with joined("cpu", timeout=60) as world:
+        step = OuterStep(weights.items(), outer, world)
+        for number in range(config["rounds"]):
+            before = {name: owed.clone() for name, owed in step.owed.items()}
+            for name, weight in weights.items():
+                weight.data -= data[f"pseudograd_{name}"][world.rank, number]
+            step.step()
+            for name, weight in weights.items():
+                gradient = data[f"pseudograd_{name}"][world.rank, number]
+                sent = decay * before[name] + gradient - step.owed[name]
+                close(sent, data[f"{tag}_transmitted_{name}"][number, world.rank])
+                close(step.owed[name], data[f"{tag}_error_{name}"][number, world.rank])
+                close(weight.detach(), data[f"{tag}_W_{name}"][number])
+    for name in weights:
+        robust = clipped_to_median(data[f"{tag}_transmitted_{name}"][-1])
+        close(robust, data[f"{tag}_prodagg_last_{name}"])
+    return "as the reference"
+
+
+def dp_clip(fixture):
+    data, config = arrays(fixture), fixture.config
+    width, hidden, outputs = config["dims"]
+    model = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+    names = fixture.sidecar["param_order"]
+    model.load_state_dict({name: data[f"p_{name}"] for name in names})
+
+    class Task(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch):
+            return mse_loss(self.model(batch["x"]), batch["y"], reduction="none").sum(1).mean()
+
+    batch = {name: data[name] for name in ("x", "y")}
+    gradients = sample_gradients(Task(), lambda loss: loss, batch)
+    gradients = {name.removeprefix("model."): value for name, value in gradients.items()}
+    rtol = float(fixture.sidecar["tolerance"].removeprefix("rtol "))
+    close = partial(torch.testing.assert_close, rtol=rtol, atol=rtol * config["C"] / 10)
+    norms = torch.stack([gradients[name].flatten(1).norm(dim=1) for name in names], dim=1)
+    close(norms, data["per_sample_norm_by_param"])
+    close(norms.norm(dim=1), data["per_sample_norm"])
+    assert math.isclose(config["per_layer_C"], config["C"] / math.sqrt(len(names)))
+    for mode in ("flat", "per_layer"):
+        mean = clipped_mean(gradients, config["C"], per_layer=mode == "per_layer")
+        for name in names:
+            close(mean[name], data[f"{mode}_clipped_mean_{name}"])
 
 
 def misc(fixture):
@@ -223,5 +358,9 @@ CHECKS = {
     "muon": muon,
     "galore_adamw": projected,
     "conda": projected,
+    "schedulefree_adamw": schedulefree,
+    "sltrain_layer": sltrain,
+    "sparseloco": sparseloco,
+    "dp_clip": dp_clip,
     "misc": misc,
 }

@@ -3,55 +3,119 @@
 import multiprocessing
 import os
 import signal
-import socket
 import time
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import connection
 
-import zoo.pretraining  # noqa: F401 - once, and not in every child
+from torch.distributed import TCPStore
 
-__all__ = ["Ranks"]
+# What the work needs, once and not in every child.
+import zoo.pretraining  # isort: skip
+import numpy.ma  # isort: skip  # noqa: F401
+import torch._dynamo  # isort: skip
+import torch.distributed.checkpoint._fsspec_filesystem  # isort: skip  # noqa: F401
+import zoo.modalities.vision.vit  # isort: skip
+import zoo.objectives.mae  # isort: skip  # noqa: F401
+
+__all__ = ["Ranks", "kept_store", "wait_for"]
+_fork = multiprocessing.get_context("fork")
+
+
+@contextmanager
+def kept_store():
+    """The port of a store that outlives the processes that meet there, as torchrun's does.
+
+    In a process of its own: its threads hold locks, and children forked beside them might hang.
+    """
+    here, there = _fork.Pipe()
+    keeper = _fork.Process(target=_keep, args=(there,))
+    keeper.start()
+    try:
+        yield here.recv()
+    finally:
+        keeper.kill()
+        keeper.join()
+        here.close()
+        there.close()
+
+
+def _keep(pipe):
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    pipe.send(store.port)
+    signal.pause()
 
 
 class Ranks:
-    """Processes with the environment that torchrun gives; forked, so that imports cost nothing."""
+    """Processes with the environment that torchrun gives; forked, so that imports cost nothing.
 
-    def __init__(self, size, work, *args):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        context = multiprocessing.get_context("fork")
-        self.queue = context.SimpleQueue()
-        self.processes = [
-            context.Process(target=self._run, args=(rank, size, port, work, args))
-            for rank in range(size)
-        ]
-        for process in self.processes:
+    Those that meet at the `port` of a store are restarts of each other.
+    """
+
+    def __init__(self, size, work, *args, port=None, nodes=1):
+        self._stack = ExitStack()
+        self.port = port or self._stack.enter_context(kept_store())
+        self.processes, self.pipes = [], []
+        for rank in range(size):
+            pipe, end = _fork.Pipe(duplex=False)
+            process = _fork.Process(target=self._run, args=(rank, size, nodes, end, work, args))
             process.start()
+            end.close()  # so that no later process keeps it open
+            self.processes.append(process)
+            self.pipes.append(pipe)
 
-    def _run(self, rank, size, port, work, args):
+    def _run(self, rank, size, nodes, pipe, work, args):
+        local = size // nodes
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+            "RANK": str(rank), "LOCAL_RANK": str(rank % local), "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(local), "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(self.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         }  # fmt: skip
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             result = work(*args)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             result = f"{type(error).__name__}: {error}"
-        self.queue.put((rank, result))
+        pipe.send(result)
 
-    def results(self, timeout=120, expect=None):
-        """What each process returned, by rank; errors as text."""
-        found, deadline = {}, time.monotonic() + timeout
-        expect = len(self.processes) if expect is None else expect
-        while len(found) < expect and time.monotonic() < deadline:
-            if self.queue.empty():
-                time.sleep(0.02)
-                continue
-            rank, result = self.queue.get()
-            found[rank] = result
-        for process in self.processes:
-            process.join(timeout=10)
+    def kill(self, rank, number=signal.SIGKILL):
+        """Sends a signal to one of them."""
+        os.kill(self.processes[rank].pid, number)
+
+    def wait(self, seconds):
+        """Until one of them ends, or for so long."""
+        connection.wait([process.sentinel for process in self.processes], seconds)
+
+    def end(self, rank):
+        """Kills one, and tells the others to end, as torchrun does; whether it was alive."""
+        process = self.processes[rank]
+        process.kill()
+        process.join()
+        for other in self.processes:
+            other.terminate()
+        return process.exitcode == -signal.SIGKILL
+
+    def results(self, timeout=120):
+        """What each process returned, by rank; as text if it is an error."""
+        deadline = time.monotonic() + timeout
+        found = {}
+        for rank, (process, pipe) in enumerate(zip(self.processes, self.pipes, strict=True)):
+            connection.wait([pipe, process.sentinel], max(0, deadline - time.monotonic()))
+            with suppress(EOFError):
+                if pipe.poll():
+                    found[rank] = pipe.recv()
+            process.join(10)
             if process.is_alive():
+                found[rank] = "hangs"
                 process.kill()
                 process.join()
+            pipe.close()
+        self._stack.close()
         return found
+
+
+def wait_for(condition, seconds=60):
+    """Until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

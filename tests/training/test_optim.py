@@ -1,6 +1,7 @@
 """Who optimises what, which options fit, and states that survive being saved."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from zoo.errors import UnknownNameError, UsageError
 from zoo.training.groups import decays, is_hidden, layer_scales, parameter_groups
 from zoo.training.optim import build_optimizers
 from zoo.training.optim_state import optimizer_tensors, restore_optimizers
+from zoo.training.schedule_free import evaluated
 
 
 class Model(nn.Module):
@@ -106,6 +108,7 @@ def test_groups_of_the_catalogue(model, objective):
     for path, module in pair.named_modules():
         for leaf, p in module.named_parameters(prefix=path, recurse=False):
             is_map = isinstance(module, nn.Linear | _ConvNd) and leaf.endswith(".weight")
+            is_map |= leaf.endswith("weight.original1")  # of weight norm: the direction
             if p.requires_grad:
                 assert decays(leaf, p) == is_map, leaf
                 in_block = "blocks." in leaf
@@ -114,13 +117,20 @@ def test_groups_of_the_catalogue(model, objective):
     depth = len(encoder.blocks)
     first = next(name for name in scales if name.startswith("encoder."))
     assert scales[first] == 0.5 ** (depth + 1)
-    assert scales["encoder.blocks.0.attn.qkv.weight"] == 0.5**depth
+    block = {scale for name, scale in scales.items() if name.startswith("encoder.blocks.0.")}
+    assert block == {0.5**depth}
     assert {scale for name, scale in scales.items() if name.startswith("objective.")} <= {1.0}
 
 
 def test_layers_of_stages_count_on():
     names = ["stem", "stages.0.blocks.0.w", "stages.0.blocks.1.w", "stages.1.blocks.0.w", "norm.w"]
     assert list(layer_scales(names, 0.5).values()) == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 2]
+
+
+def test_what_lies_between_blocks_goes_with_the_next_one():
+    """As timm groups Swin's merging of patches."""
+    names = ["stem", "0.blocks.0.w", "1.merge.norm.w", "1.merge.w", "1.blocks.0.w", "norm.w", "fc"]
+    assert list(layer_scales(names, 0.5).values()) == [1 / 8, 1 / 4, 1 / 2, 1 / 2, 1 / 2, 1 / 2, 1]
 
 
 def test_decay_and_scale_meet_in_one_group():
@@ -137,7 +147,7 @@ def known():
     from timm.optim import list_optimizers
 
     names = list_optimizers(exclude_filters=["adahessian", "*kron*", "bnb*", "fused*"])
-    return ["galore", "conda", *names]
+    return ["galore", "conda", "schedulefree", *names]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
@@ -145,7 +155,7 @@ def test_every_optimizer_goes_on_from_its_saved_state():
     """Also those that count in Python, or once a group: the same bits as without a stop."""
     differ = []
     for name in known():
-        options = recipe(optimizer=name, layer_decay=0.9)
+        options = recipe(optimizer=name, layer_decay=0.9, schedule="constant")
         torch.manual_seed(0)
         model = Model()
         optimizers = build_optimizers(model.named_parameters(), options)
@@ -186,6 +196,41 @@ def test_options_reach_the_optimizer():
     assert sgd["momentum"] == 0.5
 
 
+def test_schedule_free_weights_to_use_are_another_set():
+    """Averages of the runs z, weighted alike at a constant rate; training goes on as if unused."""
+    options = recipe(optimizer="schedulefree", schedule="constant", betas=(0.5, 0.999))
+    models = [Model(), Model()]
+    models[1].load_state_dict(models[0].state_dict())
+    used, unused = (build_optimizers(model.named_parameters(), options) for model in models)
+    weight, runs = models[0].head.weight, []
+    for step in range(4):
+        trained(models[0], used, (step,))
+        runs.append(used[0].state[weight]["z"].clone())
+        y = weight.detach().clone()
+        with evaluated(used):
+            torch.testing.assert_close(weight.detach(), torch.stack(runs).mean(0))
+        assert torch.equal(weight, y)
+    assert not torch.equal(weight, runs[-1])
+    trained(models[1], unused, range(4))
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+
+
+def test_other_optimizers_have_one_set_of_weights():
+    model = Model()
+    optimizers = build_optimizers(model.named_parameters(), recipe(optimizer="muon"))
+    (*_, before) = trained(model, optimizers, range(2))
+    with evaluated(optimizers):
+        assert torch.equal(model.head.bias, before)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "schedulefree", None)
+    with pytest.raises(UsageError, match=r"pip install 'zoo\[schedulefree\]'"):
+        build_optimizers(
+            Model().named_parameters(), recipe(optimizer="schedulefree", schedule="constant")
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -196,6 +241,17 @@ def test_options_reach_the_optimizer():
         ({"optimizer": "lamb", "projection_rank": 2}, UsageError, "takes no train.projection_rank"),
         ({"optimizer": "adan", "betas": (0.9, 0.9)}, UsageError, "takes 3 train.betas"),
         ({"betas": (0.9, 0.9, 0.9)}, UsageError, "takes 2 train.betas"),
+        ({"optimizer": "schedulefree"}, UsageError, "set train.schedule=constant"),
+        (
+            {"optimizer": "schedulefree", "schedule": "constant", "ema": 0.9},
+            UsageError,
+            r"no train\.ema",
+        ),
+        (
+            {"optimizer": "schedulefree", "schedule": "constant", "betas": (0.0, 0.9)},
+            UsageError,
+            "first beta above 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(options, error, message):

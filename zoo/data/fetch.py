@@ -21,7 +21,6 @@ __all__ = ["ATTEMPTS", "Batch", "Fetch", "Fetched", "Place", "Samples", "places"
 
 Batch = dict[str, Tensor]
 ATTEMPTS = 3  # substitutes that are tried for one position
-_IN_HAND = 2  # numbers that a worker leaves for others to see: its process, its sample
 
 
 class Samples(Protocol):

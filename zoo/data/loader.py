@@ -214,8 +214,7 @@ class Loader:
             "batch_size": self.batch_size,
             "position": position,
             "mixture": self.order.state() if isinstance(self.order, Mixture) else None,
-            "bad_ids": sorted(self.quarantine.ids),
-            "bad_counts": dict(self.quarantine.counts),
+            **self.quarantine.together([self.quarantine.found]),
         }
 
     def restore(self, state: Mapping[str, object]) -> int:
@@ -247,5 +246,5 @@ class Loader:
         ids, counts = state.get("bad_ids", []), state.get("bad_counts", {})
         assert isinstance(ids, list)
         assert isinstance(counts, dict)
-        self.quarantine.restore(ids, counts, position)
+        self.quarantine.restore(ids, counts)
         return position

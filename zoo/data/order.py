@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     AUGMENT = 4
     SELECT = 5
     SHUFFLE = 6  # of samples on their way into shards
+    PROCESS = 7  # what else a process of a run draws, once it cannot go on where it was
 
 
 def mix(x: Words) -> Words:

@@ -1,53 +1,39 @@
-"""Checkpoints that are complete or absent, and verified before they are trusted.
+"""The checkpoints of a run: complete or absent, verified before they are trusted, a few kept.
 
-A checkpoint is a folder `step-N`: safetensors files, state.json, manifest.json with the digest of
-each file, and an empty COMMITTED. It is written under a temporary name and renamed. Digests are no
-luxury: safetensors and torch.save load nine of ten files with a flipped bit without a word.
-
-Where parameters are divided among processes, each writes its part into `shards/` by
-torch.distributed.checkpoint, and any other number of processes can read them.
+Each is written under a temporary name and renamed. What it consists of: zoo.training.stored.
 """
 
-import json
 import logging
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
-from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.tensor import DTensor
 
-from zoo.errors import IntegrityError, StorageError
-from zoo.files import (
-    atomic_folder,
-    save_tensors,
-    sha256_of,
-    storage_errors,
-    sweep_temporary,
+from zoo.errors import IntegrityError, StorageError, ZooError
+from zoo.files import atomic_folder, storage_errors, sweep_temporary
+from zoo.training.divided import load_parts, save_parts
+from zoo.training.stored import (
+    SHARDS,
+    Checkpoint,
+    load,
+    newest_first,
+    state_of,
+    step_of,
+    verify,
+    write,
 )
 from zoo.training.world import ALONE, World
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
 _log = logging.getLogger("zoo")
-_STATE, _MANIFEST, _COMMITTED, _SHARDS = "state.json", "manifest.json", "COMMITTED", "shards"
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One saved moment of a run."""
-
-    step: int
-    state: dict[str, object]  # what JSON can hold
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # file stem -> tensors
-    shards: dict[str, Tensor] = field(default_factory=dict)  # DTensors, each process its part
-    path: Path | None = None  # where it was read from
+_SPARE = 1.1  # room that there has to be, in sizes of what is saved
 
 
 class Checkpoints:
@@ -71,12 +57,13 @@ class Checkpoints:
             world: who saves together.
             keep_every: checkpoints of these steps stay too.
             keep_best: and the one whose `state["loss"]` is lowest.
-            background: `save` returns when the tensors are copied.
+            background: `save` returns when the tensors are copied; their room stays taken.
         """
         self.folder, self.world = folder, world
         self.keep, self.keep_every, self.keep_best = keep, keep_every, keep_best
         self._writer = ThreadPoolExecutor(1, "zoo-checkpoint") if background else None
         self._pending: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}
         # The writer talks to the others while the training does: it needs a group of its own.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         world.on_main(self._begin)
@@ -90,7 +77,7 @@ class Checkpoints:
         """Writes one, then removes those that need not stay.
 
         Raises:
-            StorageError: it could not be written; the previous ones are untouched. In the
+            StorageError: it could not be written; the newest of the others is untouched. In the
                 background this is said in the log, and raised by `wait`.
         """
         if self._writer is None:
@@ -102,8 +89,11 @@ class Checkpoints:
             _log.error("%s; training goes on from memory, the previous checkpoint is whole", error)
         copied = replace(
             checkpoint,
-            tensors={stem: _copied(tensors) for stem, tensors in checkpoint.tensors.items()},
-            shards={n: t.detach().clone() for n, t in checkpoint.shards.items()},
+            tensors={
+                stem: {name: self._copy(f"{stem}/{name}", t) for name, t in tensors.items()}
+                for stem, tensors in checkpoint.tensors.items()
+            },
+            shards={name: self._copy(name, t) for name, t in checkpoint.shards.items()},
         )
         self._pending = self._writer.submit(self._write, copied)
 
@@ -117,18 +107,31 @@ class Checkpoints:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
+        """The values now, safe from the next update; on the host, where it is whole.
+
+        Copies go where those of the last time were: touching fresh memory takes the longest.
+        """
+        tensor = tensor.detach()
+        copy = self._copies.get(name)
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            device = tensor.device if isinstance(tensor, DTensor) else "cpu"
+            copy = torch.empty_like(tensor, device=device)
+            self._copies[name] = copy
+        return copy.copy_(tensor)
+
     def _write(self, checkpoint: Checkpoint) -> None:
         path = self.folder / f"step-{checkpoint.step}"
-        draft = path.with_name(f".tmp-{path.name}-{checkpoint.step}")
+        draft = path.with_name(f".tmp-{path.name}")
+        self._on_main(lambda: self._prepare(checkpoint, draft))
         if checkpoint.shards:
-            self._on_main(lambda: shutil.rmtree(draft, ignore_errors=True))
-            with storage_errors(path):
-                # Reads and writes tensors in place; its metadata is a pickle that we wrote.
-                save_shards(
-                    checkpoint.shards,
-                    checkpoint_id=draft / _SHARDS,
-                    process_group=self._group,
-                )
+            try:
+                with storage_errors(path):
+                    save_parts(checkpoint.shards, draft / SHARDS, self._group)
+            except StorageError:
+                if self.world.is_main:
+                    shutil.rmtree(draft, ignore_errors=True)
+                raise
         self._on_main(lambda: self._commit(checkpoint, path, draft))
 
     def _on_main(self, action: Callable[[], None]) -> None:
@@ -144,23 +147,29 @@ class Checkpoints:
         if error[0] is not None:
             raise error[0]
 
+    def _prepare(self, checkpoint: Checkpoint, draft: Path) -> None:
+        """An empty folder to write to, on a disk with room; one that is gone is not made again."""
+        needed = int(_SPARE * checkpoint.size)
+        with storage_errors(self.folder):
+            shutil.rmtree(draft, ignore_errors=True)
+            for old in reversed(self._superfluous(coming=1)):
+                if shutil.disk_usage(self.folder).free < needed:
+                    _log.warning("%s: the disk is nearly full, so it goes early", old)
+                    self._remove(old)
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                raise StorageError(
+                    f"{self.folder}: the disk has room for {free / 1e6:,.0f} MB, but step "
+                    f"{checkpoint.step} needs {needed / 1e6:,.0f}: free some space and run the "
+                    "same command again"
+                )
+            draft.mkdir()
+
     def _commit(self, checkpoint: Checkpoint, path: Path, draft: Path) -> None:
         """What one process writes, and the rename that makes it count."""
         with atomic_folder(path, draft):
-            for stem, tensors in checkpoint.tensors.items():
-                save_tensors(draft / f"{stem}.safetensors", tensors)
-            (draft / _STATE).write_text(json.dumps(checkpoint.state))
-            manifest = {
-                file.relative_to(draft).as_posix(): {
-                    "sha256": sha256_of(file),
-                    "bytes": file.stat().st_size,
-                }
-                for file in sorted(draft.rglob("*"))
-                if file.is_file()
-            }
-            (draft / _MANIFEST).write_text(json.dumps(manifest))
-            (draft / _COMMITTED).touch()
-            if path.exists():  # a resumed run may reach a step again that a damaged one claims
+            write(checkpoint, draft)
+            if path.exists():  # the same step once more
                 self._remove(path)
         for old in self._superfluous():
             self._remove(old)
@@ -170,49 +179,51 @@ class Checkpoints:
 
         Raises:
             IntegrityError: there are checkpoints, but none is whole.
+            UsageError: a newer zoo wrote it.
         """
         path = self.world.on_main(self._newest_whole)
-        return None if path is None else _load(path)
+        return None if path is None else load(path)
 
     def _newest_whole(self) -> Path | None:
-        paths = self._newest_first()
-        for path in paths:
+        damaged: list[tuple[Path, ZooError]] = []
+        for path in newest_first(self.folder):
             try:
-                _verify(path)
-                return path
-            except (OSError, ValueError, KeyError, TypeError, IntegrityError) as error:
-                aside = path.with_name(f".bad-{path.name}")
+                verify(path)
+            except IntegrityError as error:
+                damaged.append((path, error))
+                continue
+            for bad, reason in damaged:
+                aside = bad.with_name(f".bad-{bad.name}")
                 shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                _log.warning("%s; set aside as %s", error, aside.name)
-        if paths:
+                bad.rename(aside)
+                _log.warning("%s; set aside as %s", reason, aside.name)
+            return path
+        if damaged:  # they stay where they are, lest the next start takes the run for a new one
             raise IntegrityError(
-                f"{self.folder}: none of {len(paths)} checkpoints is whole; start a new run "
-                "elsewhere"
+                f"{self.folder}: none of {len(damaged)} checkpoints is whole ({damaged[0][1]}); "
+                "start a new run elsewhere"
             )
         return None
 
     def fill(self, checkpoint: Checkpoint, shards: dict[str, Tensor]) -> None:
-        """Reads a checkpoint's shards into tensors of this process's parts, in place."""
-        assert checkpoint.path is not None
-        load_shards(shards, checkpoint_id=checkpoint.path / _SHARDS, process_group=self._group)
+        """Reads a checkpoint's shards into tensors of this process's parts, in place.
 
-    def _superfluous(self) -> list[Path]:
-        """Those beyond the newest that no rule keeps."""
-        paths = self._newest_first()
-        old = paths[self.keep :]
+        Raises:
+            RuntimeError: they are of other sizes.
+        """
+        assert checkpoint.path is not None
+        load_parts(shards, checkpoint.path / SHARDS, self._group)
+
+    def _superfluous(self, coming: int = 0) -> list[Path]:
+        """Those beyond the newest that no rule keeps, once so many more are there."""
+        paths = newest_first(self.folder)
+        old = paths[max(1, self.keep - coming) :]
         if self.keep_every:
-            old = [path for path in old if _step(path) % self.keep_every]
-        if self.keep_best:
+            old = [path for path in old if step_of(path) % self.keep_every]
+        if self.keep_best and old:
             best = min(paths, key=_loss)
             old = [path for path in old if path != best]
         return old
-
-    def _newest_first(self) -> list[Path]:
-        found = [
-            path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)
-        ]
-        return sorted(found, key=_step, reverse=True)
 
     def _remove(self, path: Path) -> None:
         """By rename first, so that a half-removed folder is never taken for a checkpoint."""
@@ -223,39 +234,9 @@ class Checkpoints:
             shutil.rmtree(doomed)
 
 
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the host, and safe from the next update."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
 def _loss(path: Path) -> float:
     try:
-        return float(json.loads((path / _STATE).read_text())["loss"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def _verify(path: Path) -> None:
-    if not (path / _COMMITTED).exists():
-        raise IntegrityError(f"{path}: never completed")
-    manifest: Mapping[str, Mapping[str, object]] = json.loads((path / _MANIFEST).read_text())
-    for name, facts in manifest.items():
-        file = path / name
-        if not file.exists() or file.stat().st_size != facts["bytes"]:
-            raise IntegrityError(f"{file}: missing or of another size than written")
-        if sha256_of(file) != facts["sha256"]:
-            raise IntegrityError(f"{file}: damaged, its sha256 is not the one written")
-    json.loads((path / _STATE).read_text())
-
-
-def _load(path: Path) -> Checkpoint:
-    manifest = json.loads((path / _MANIFEST).read_text())
-    tensors = {
-        file.stem: load_file(file) for file in path.glob("*.safetensors") if file.name in manifest
-    }
-    state = json.loads((path / _STATE).read_text())
-    return Checkpoint(_step(path), state, tensors, path=path)
+        loss = state_of(path).get("loss")
+    except (OSError, ZooError):
+        loss = None
+    return loss if isinstance(loss, int | float) else float("inf")

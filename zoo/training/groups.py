@@ -7,7 +7,7 @@ against the kinds of modules for every pair of the catalogue.
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Group", "Named", "decays", "is_hidden", "layer_scales", "parameter_groups"]
 
@@ -16,14 +16,15 @@ Group = dict[str, object]
 
 # What stands for a place or a symbol. A patch embedding is a projection and does not.
 _TABLE = re.compile(
-    r"(\w*_)?(pos_emb(ed)?|rel_pos\w*|tokens?|(?<!patch_)embeddings?|bias_table|positions?)"
+    r"(\w*_)?(pos_emb(ed)?|rel_pos\w*|tokens?|(?<!patch_)embeddings?|bias_table|positions?"
+    r"|codevectors)"
 )
 _BLOCK = re.compile(r"(.*?\w*blocks\.\d+)\.")
 _NORM = re.compile(r"(^|\.)norm\.")
 _HEADS = "objective."  # of a pair: its blocks are no layers of the encoder
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: not to norms, biases, embeddings, position tables, tokens."""
     if parameter.ndim <= 1 or name.endswith("bias"):
         return False
@@ -31,7 +32,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return not is_vector and not _is_table(name)
 
 
-def is_hidden(name: str, parameter: nn.Parameter) -> bool:
+def is_hidden(name: str, parameter: Tensor) -> bool:
     """Whether it is a matrix between hidden layers, which Muon is for.
 
     Patch projections, heads and tables are two-dimensional too, and Muon is wrong for them.
@@ -42,8 +43,9 @@ def is_hidden(name: str, parameter: nn.Parameter) -> bool:
 def layer_scales(names: Iterable[str], decay: float) -> dict[str, float]:
     """Learning rates relative to the head's: decay ** (layers - i), as timm counts (2106.08254).
 
-    Layer 0 is all that comes before the first block, the last block takes the final norm along,
-    and heads, `fc_norm` and the objective are above all blocks.
+    Layer 0 is all that comes before the first block, what lies between two blocks (a merging of
+    patches) goes with the next one, the last block takes the final norm along, and heads,
+    `fc_norm` and the objective are above all blocks.
 
     Args:
         names: of all parameters, in the model's order.
@@ -52,15 +54,19 @@ def layer_scales(names: Iterable[str], decay: float) -> dict[str, float]:
     names = list(names)
     blocks: dict[str, int] = {}
     layers: dict[str, int] = {}
+    behind: list[str] = []  # the last block so far
     for name in names:
         if name.startswith(_HEADS):
             continue
         if found := _BLOCK.match(name):
             layers[name] = blocks.setdefault(found[1], len(blocks) + 1)
+            layers |= dict.fromkeys(behind, layers[name])
+            behind.clear()
         elif not blocks:
             layers[name] = 0
-        elif _NORM.search(name):
-            layers[name] = len(blocks)
+        else:
+            behind.append(name)
+    layers |= {name: len(blocks) for name in behind if _NORM.search(name)}
     top = len(blocks) + 1
     return {name: decay ** (top - layers.get(name, top)) for name in names}
 

@@ -1,4 +1,4 @@
-"""Optimisers by name: torch's, timm's, and what MAE's linear probing needs."""
+"""Optimisers by name: torch's, timm's, and a few that neither has."""
 
 import inspect
 from collections.abc import Collection
@@ -12,6 +12,7 @@ from zoo.registry.recipe import TrainRecipe
 from zoo.training.groups import Group, Named, is_hidden, layer_scales, parameter_groups
 from zoo.training.lars import LARS
 from zoo.training.projected import ProjectedAdamW, Projection
+from zoo.training.schedule_free import schedule_free
 
 __all__ = ["build_optimizers"]
 
@@ -23,6 +24,7 @@ _OWN = {
     "muon": ("betas", "eps", "momentum"),
     "galore": ("betas", "eps", "projection_rank", "projection_gap"),
     "conda": ("betas", "eps", "projection_rank", "projection_gap"),
+    "schedulefree": ("betas", "eps"),
 }
 # The first needs second derivatives, the second keeps lists that no safetensors file holds, and
 # the others are of packages that only serve CUDA.
@@ -34,7 +36,8 @@ def build_optimizers(named: Named, recipe: TrainRecipe) -> list[Optimizer]:
 
     AdamW is fused, which is six times faster than the plain loop on the CPU too. Muon
     (torch.optim) scales its steps to AdamW's size, so that learning rate and weight decay carry
-    over. `lars` is the one of MAE's linear probing (zoo.training.lars).
+    over. `lars` is the one of MAE's linear probing (zoo.training.lars), `schedulefree` keeps two
+    sets of weights (zoo.training.schedule_free).
 
     Args:
         named: the model's parameters, in its order.
@@ -42,7 +45,7 @@ def build_optimizers(named: Named, recipe: TrainRecipe) -> list[Optimizer]:
 
     Raises:
         UnknownNameError: there is no such optimiser.
-        UsageError: it does not take an option that the recipe gives.
+        UsageError: it does not take an option that the recipe gives, or its package is missing.
     """
     trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     scales = layer_scales([name for name, _ in trainable], recipe.layer_decay or 1.0)
@@ -59,6 +62,8 @@ def build_optimizers(named: Named, recipe: TrainRecipe) -> list[Optimizer]:
         return [AdamW([*hidden, *rest], lr, **options, fused=True)]
     if recipe.optimizer == "lars":
         return [LARS([*hidden, *rest], lr, **options)]
+    if recipe.optimizer == "schedulefree":
+        return [schedule_free([*hidden, *rest], recipe, options)]
     return _hybrid(hidden, rest, recipe, options)
 
 

@@ -1,7 +1,7 @@
 """The state of optimisers as plain tensors, exactly: what safetensors can hold.
 
-Names are `parameter::field`. Some optimisers keep Python numbers in their state, or count steps in
-a parameter group; both are marked in the name, because a tensor in their place computes otherwise.
+Names are `parameter::field`. Some optimisers keep Python numbers in their state, or count in a
+parameter group; both are marked in the name, because a tensor in their place computes otherwise.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,9 @@ from zoo.training.groups import Named
 __all__ = ["optimizer_tensors", "restore_optimizers"]
 
 _NUMBER = "::number"
-_GROUP = "group step"  # stored with the group's first parameter
+_GROUP = "group "  # before what a group counts, stored with its first parameter
+# timm's; the others are schedule-free AdamW's
+_COUNTERS = ("step", "k", "weight_sum", "lr_max")
 _DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
@@ -28,8 +30,10 @@ def optimizer_tensors(optimizers: Iterable[Optimizer], named: Named) -> dict[str
             for field, value in state.items():
                 tensors |= _packed(f"{names[id(parameter)]}::{field}", value)
         for group in optimizer.param_groups:
-            if "step" in group:
-                tensors |= _packed(f"{names[id(group['params'][0])]}::{_GROUP}", group["step"])
+            first = names[id(group["params"][0])]
+            for counter in _COUNTERS:
+                if counter in group:
+                    tensors |= _packed(f"{first}::{_GROUP}{counter}", group[counter])
     return tensors
 
 
@@ -45,8 +49,8 @@ def restore_optimizers(
         parameter = parameters[parameter_name]
         optimizer, group = places[id(parameter)]
         restored = value.item() if key != name else value.to(parameter.device)
-        if field == _GROUP:
-            group["step"] = restored
+        if field.startswith(_GROUP):
+            group[field.removeprefix(_GROUP)] = restored
         else:
             optimizer.state[parameter][field] = restored
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from zoo.registry.recipe import TrainRecipe
 
-__all__ = ["Phase", "Schedule", "build_schedule", "cosine_with_warmup"]
+__all__ = ["Phase", "Schedule", "build_schedule"]
 
 _EXP_RATIO = 0.1  # of timm's "exp"
 
@@ -72,21 +72,6 @@ class Schedule:
                 return phase.at(time - begin, phase.until - begin, start)
             begin, start = phase.until, phase.value
         return start
-
-
-def cosine_with_warmup(
-    time: float, *, total: float, warmup: float, peak: float, low: float = 0.0
-) -> float:
-    """Linear from 0 to `peak`, then half a cosine down to `low`; as facebookresearch/mae.
-
-    Args:
-        time: steps or epochs done, fractions allowed.
-        total: where the cosine ends, in the same unit.
-        warmup: where the line ends.
-        peak: largest value.
-        low: last value.
-    """
-    return Schedule((Phase(warmup, peak), Phase(total, low, "cosine")))(time)
 
 
 def build_schedule(recipe: TrainRecipe, samples: int) -> Schedule:

@@ -6,29 +6,26 @@ writes its part.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import Loader
-from zoo.data.order import key
+from zoo.data.order import Purpose, key
 from zoo.errors import UsageError
 from zoo.training.checkpoint import Checkpoint, Checkpoints
+from zoo.training.divided import gathered, sizes
 from zoo.training.optim_state import optimizer_tensors, restore_optimizers
+from zoo.training.stored import SHARDS
 from zoo.training.world import World
 from zoo.training.wrap import Step
 
-__all__ = ["RunState", "fresh_noise"]
-
-_NOISE = 7  # what a key is for: random numbers of a process that joins a run
+__all__ = ["RunState", "fresh_noise", "whole"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class RunState:
             for device, state in states.items()
         }
         loader = self.loader.state(position)
-        everyones = self.world.everyones(loader["bad_ids"])
-        loader["bad_ids"] = sorted({i for ids in everyones for i in cast(list[int], ids)})
+        bad = self.loader.quarantine
+        loader |= bad.together(self.world.everyones(bad.found))
         checkpoint = Checkpoint(
             step=step,
             state={**facts, "loader": loader, "world": self.world.size},
@@ -79,10 +76,11 @@ class RunState:
         loader = checkpoint.state["loader"]
         assert isinstance(loader, dict)
         position = self.loader.restore(loader)
+        self.world.on_main(lambda: self.loader.quarantine.trim(position))
         tensors = dict(checkpoint.tensors)
-        if "model" not in tensors:
-            tensors |= self._read_shards(checkpoint)
         try:
+            if "model" not in tensors:
+                tensors |= self._read_shards(checkpoint)
             self._fill(self.pair, tensors["model"])
             if self.ema is not None:
                 self._fill(self.ema, tensors["ema"])
@@ -101,16 +99,14 @@ class RunState:
         groups = {"model": self.pair.state_dict(), "optim": dict[str, Tensor]()}
         if self.ema is not None:
             groups["ema"] = self.ema.state_dict()
-        # The metadata is a pickle, but one that this run wrote and whose digest was compared.
-        reader = FileSystemReader(checkpoint.path / "shards")
-        for name, facts in reader.read_metadata().state_dict_metadata.items():
+        for name, facts in sizes(checkpoint.path / SHARDS).items():
             group, _, rest = name.partition("/")
             if group == "optim":
                 like = parameters[rest.partition("::")[0]]
-                assert isinstance(facts, TensorStorageMetadata)
-                whole = facts.size == like.shape
                 empty = torch.zeros(facts.size, dtype=facts.properties.dtype)
-                groups["optim"][rest] = torch.zeros_like(like) if whole else empty
+                groups["optim"][rest] = (
+                    torch.zeros_like(like) if facts.size == like.shape else empty
+                )
         flat = {name: tensor.detach() for name, tensor in _flat(groups).items()}
         self.checkpoints.fill(checkpoint, flat)
         return {
@@ -148,10 +144,28 @@ class RunState:
 def fresh_noise(seed: int, step: int, rank: int) -> None:
     """Random numbers of a process from here on: its own, and the same whenever it begins so."""
     with np.errstate(over="ignore"):
-        torch.manual_seed(int(key(seed, _NOISE, step, rank)[0] >> np.uint64(1)))
+        torch.manual_seed(int(key(seed, Purpose.PROCESS, step, rank)[0] >> np.uint64(1)))
 
 
 def _flat(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         f"{group}/{name}": t for group, tensors in groups.items() for name, t in tensors.items()
     }
+
+
+def whole(checkpoint: Checkpoint, *groups: str) -> dict[str, dict[str, Tensor]]:
+    """Whole tensors, in one process that may be alone.
+
+    Args:
+        checkpoint: that was read.
+        groups: which are wanted: `model`, `optim`, `ema`.
+    """
+    if "model" in checkpoint.tensors:
+        return {group: checkpoint.tensors[group] for group in groups}
+    assert checkpoint.path is not None
+    found: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
+    beginnings = tuple(f"{group}/" for group in groups)
+    for name, tensor in gathered(checkpoint.path / SHARDS, beginnings).items():
+        group, _, rest = name.partition("/")
+        found[group][rest] = tensor
+    return found

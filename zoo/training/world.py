@@ -5,7 +5,6 @@ CPU, NCCL on GPUs, and gloo beside it for what the host must know, so that the G
 """
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,18 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from zoo.errors import WorkerError, ZooError
+from zoo.training.alive import Alive
 
 __all__ = ["ALONE", "World", "joined"]
 
 T = TypeVar("T")
-_BEAT = 1.0  # seconds between two signs of life
+_PAUSE = 0.01  # seconds between two looks for who has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ class World:
         """What each process has, by rank."""
         if self.size == 1:
             return [value]
-        values: list[T | None] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value)
-        return [v for v in values if v is not None]
+        return values
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Does something in one process; all get the result, or the error."""
@@ -97,11 +99,6 @@ class World:
         if isinstance(answer[0], _Failed):
             raise answer[0].error
         return answer[0]
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
 
 
 ALONE = World(torch.device("cpu"))
@@ -129,77 +126,63 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    except (RuntimeError, dist.DistBackendError) as error:
+        store, rank = _met(timedelta(seconds=timeout))
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+        )
+    except (RuntimeError, ValueError) as error:
         raise WorkerError(
             f"rank {os.environ.get('RANK')}: the {size} processes of the run did not meet within "
             f"{timeout:g} s ({str(error).splitlines()[0]})"
         ) from None
-    rank, local_size = dist.get_rank(), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     try:
-        with _alive(rank) as missing, warnings.catch_warnings():
+        with Alive(store, rank, size) as alive, warnings.catch_warnings():
             # Of parameters with an axis of length 1, where two layouts are the same.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
             try:
                 yield World(place, rank, size, local_size)
             except ZooError:
                 raise
-            except (RuntimeError, dist.DistBackendError) as error:
+            except RuntimeError as error:
                 if not _is_lost(error):
                     raise
-                dead = ", ".join(map(str, missing(size))) or "unknown"
                 raise WorkerError(
-                    f"rank {rank}: another process of the run died or hangs (rank {dead}); the "
-                    "same command continues from the last checkpoint"
+                    f"rank {rank}: another process of the run died or hangs ({alive.culprits()}); "
+                    "the same command continues from the last checkpoint"
                 ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _met(timeout: timedelta) -> tuple[PrefixStore, int]:
+    """A store that only the processes of this attempt use, and this one's rank.
+
+    torchrun restarts a group on the store of the one that died, where gloo would find addresses of
+    the dead. Its count of restarts is no name for an attempt, as nodes count differently. So rank 0
+    makes one up, and answers everybody who asks with a word that nobody has used before.
+    """
+    shared, rank, size = next(rendezvous("env://", timeout=timeout))
+    store, own = PrefixStore("zoo", shared), uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", own)
+        attempt = store.get(own).decode()
+        store.set(f"{attempt}/{rank}", "")
+        return PrefixStore(attempt, store), rank
+    absent, deadline = set(range(1, size)), time.monotonic() + timeout.total_seconds()
+    while absent:
+        for other in absent:
+            if store.check([f"asks/{other}"]):  # perhaps by one that is dead: it harms nobody
+                store.set(store.get(f"asks/{other}").decode(), own)
+        absent = {other for other in absent if not store.check([f"{own}/{other}"])}
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"missing: rank {', '.join(map(str, sorted(absent)))}")
+        time.sleep(_PAUSE)
+    return PrefixStore(own, store), rank
 
 
 def _is_lost(error: BaseException) -> bool:
     """Whether a collective failed because somebody is gone."""
     said = str(error).lower()
     signs = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe", "nccl")
-    return isinstance(error, dist.DistBackendError) or any(sign in said for sign in signs)
-
-
-@contextmanager
-def _alive(rank: int) -> Iterator[Callable[[int], list[int]]]:
-    """Signs of life in the store that the processes share; says whose stopped."""
-    store = dist.distributed_c10d._get_default_store()
-    store = PrefixStore("zoo/alive", store)
-    over = threading.Event()
-
-    def beat() -> None:
-        count = 0
-        while not over.is_set():
-            count += 1
-            try:
-                store.set(str(rank), str(count))
-            except RuntimeError:  # the store's own process is gone
-                return
-            over.wait(_BEAT)
-
-    def missing(size: int) -> list[int]:
-        def counts() -> list[bytes]:
-            found = []
-            for other in range(size):
-                has = store.check([str(other)])
-                found.append(store.get(str(other)) if has else b"")
-            return found
-
-        try:
-            before = counts()
-            time.sleep(3 * _BEAT)
-            pairs = zip(before, counts(), strict=True)
-        except RuntimeError:
-            return []
-        return [other for other, (a, b) in enumerate(pairs) if a == b and other != rank]
-
-    thread = threading.Thread(target=beat, name="zoo-alive", daemon=True)
-    thread.start()
-    try:
-        yield missing
-    finally:
-        over.set()
-        thread.join(timeout=2 * _BEAT)
+    return isinstance(error, dist.DistError) or any(sign in said for sign in signs)

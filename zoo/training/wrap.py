@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from zoo.modalities.contracts import Batch, Encoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.registry.recipe import TrainRecipe
+from zoo.training.precision import uses_bfloat16
 from zoo.training.world import World
 
 __all__ = [
@@ -87,8 +88,14 @@ def wrapped(step: Step, recipe: TrainRecipe, world: World) -> nn.Module:
         return step
     if world.size == 1:
         return step
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
+    if world.device.type == "cuda":
+        return DistributedDataParallel(step, device_ids=[world.device], broadcast_buffers=False)
+    model = DistributedDataParallel(step, broadcast_buffers=False)
+    # DDP sorts gradients into other buckets after its first step, so a resumed run would sum those
+    # of three and more processes in another order: other last bits. No public switch is silent.
+    model.reducer._push_all_rebuilt_params()
+    model.reducer._rebuild_buckets()
+    return model
 
 
 def divide(module: nn.Module, recipe: TrainRecipe, world: World) -> None:
@@ -99,7 +106,7 @@ def divide(module: nn.Module, recipe: TrainRecipe, world: World) -> None:
         mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
     else:
         mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shard",))
-    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and kind == "cuda")
+    low = uses_bfloat16(recipe, torch.device(kind))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if low else None, reduce_dtype=torch.float32
     )

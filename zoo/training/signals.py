@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM as a wish: the loop ends after a step, with its state saved."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+__all__ = ["StopSignals"]
+
+
+class StopSignals:
+    """Remembers the first signal while it is entered; a second Ctrl-C stops at once.
+
+    SIGTERM may come several times, from a scheduler and from torchrun, and means the same.
+
+    Attributes:
+        came: the first signal's name.
+    """
+
+    def __init__(self) -> None:
+        self.came: str | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: then signals are somebody else's business
+            self._before = {}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.came = self.came or signal.Signals(number).name
