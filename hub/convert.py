@@ -7,9 +7,11 @@ Every key of a foreign file ends in one of three places: the encoder, an objecti
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
+from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2, divide
 
 from zoo.errors import UnknownNameError, WeightsError
 
@@ -46,6 +48,10 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 def detect(state: State) -> str:
     """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
+    if name := detect_wav2vec2(state):
+        return name
+    if any(key in state for key in ("encoder.cls_token", "encoder_ema.cls_token")):
+        return "bird-mae-lightning"
     if any(key.startswith(("vit.", "decoder.decoder_")) for key in state):
         return "transformers-vit-mae"
     if "patch_embed.proj.weight" in state:
@@ -57,16 +63,54 @@ def _from_zoo(state: State) -> Converted:
     return Converted(encoder=dict(state))
 
 
+_HEADS = {
+    "head.": "a classifier, no part of the encoder",
+    "ppnet.": "a prototypical classifier, no part of the encoder",
+}
+
+
 def _from_mae(state: State) -> Converted:
-    """facebookresearch/mae, pretrained or fine-tuned, and timm's `.mae` tags: zoo's own names."""
+    """Zoo's own names, pretrained or fine-tuned.
+
+    facebookresearch/mae and AudioMAE, timm's `.mae` and `.audiomae` tags, Bird-MAE on the Hub.
+    """
     out = Converted()
     for key, value in state.items():
         if key == "mask_token" or key.startswith("decoder_"):
             out.objective[key] = value
-        elif key.startswith("head."):
-            out.extra[key] = "a classifier, no part of the encoder"
+        elif (head := key.partition(".")[0] + ".") in _HEADS:
+            out.extra[key] = _HEADS[head]
         else:
             out.encoder[key] = value
+    return out
+
+
+_LIGHTNING = [
+    (r"encoder\.(.+)", r"\1"),
+    (r"decoder\.mask_token", "mask_token"),
+    (r"decoder\.(decoder_(?:pos_embed|(?:embed|norm|pred)\.\w+))", r"\1"),
+    (r"decoder\.blocks\.(.+)", r"decoder_blocks.\1"),
+]
+_REFINED = re.compile(r"(projectors|predictors)\.")
+
+
+def _from_bird_mae_lightning(state: State) -> Converted:
+    """The `state_dict` of Bird-MAE's checkpoints; of a refined model its averaged encoder."""
+    averaged = any(key.startswith("encoder_ema.") for key in state)
+    named: State = {}
+    extra: dict[str, str] = {}
+    for key, value in state.items():
+        name = _rename(key.replace("encoder_ema.", "encoder.", 1), _LIGHTNING)
+        if _REFINED.match(key):
+            extra[key] = "a head of the refinement, no part of the encoder"
+        elif averaged and key.startswith("encoder."):
+            extra[key] = "the file also holds this encoder averaged"
+        elif name is None:
+            raise WeightsError(f"{key!r} is no tensor of Bird-MAE's checkpoint layout")
+        else:
+            named[name] = value
+    out = _from_mae(named)
+    out.extra.update(extra)
     return out
 
 
@@ -113,6 +157,10 @@ def _from_transformers_vit_mae(state: State) -> Converted:
         fused = torch.cat([part for part in parts if part is not None])
         named[key.replace("query", "qkv")] = fused
     return _from_mae(named)
+
+
+def _from_wav2vec2(state: State, layout: str) -> Converted:
+    return Converted(*divide(state, layout))
 
 
 def to_transformers_vit_mae(encoder: State, objective: State) -> State:
@@ -168,5 +216,7 @@ def _replace(name: str, starts: dict[str, str]) -> str:
 LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "zoo": _from_zoo,
     "mae": _from_mae,
+    "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
+    **{name: partial(_from_wav2vec2, layout=name) for name in WAV2VEC2_LAYOUTS},
 }

@@ -6,11 +6,13 @@ file is mapped, so loading a ViT-B touches a few pages until the first forward
 """
 
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from zoo.hub.convert import convert
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import Spec, build_encoder
@@ -29,7 +31,7 @@ def load_encoder(
 
     Args:
         spec: which encoder.
-        path: .safetensors, or a .pt / .pth / .bin state dict (read without running code).
+        path: .safetensors, or a .pt / .pth / .bin / .ckpt checkpoint (read without running code).
         layout: how the file names its tensors; recognised when not given.
         check_finite: refuse weights that hold NaN or infinity.
 
@@ -40,7 +42,8 @@ def load_encoder(
     with torch.device("meta"):
         encoder = build_encoder(spec)
     state = converted.encoder
-    resized = encoder.adapt(state)
+    given = set(state)
+    adapted = encoder.adapt(state)
     _check(encoder, state, path)
     if check_finite:
         bad = [name for name, value in state.items() if not value.isfinite().all()]
@@ -50,8 +53,9 @@ def load_encoder(
     encoder.init_buffers()
     encoder.load_report = LoadReport(
         source=str(path),
-        loaded=tuple(sorted(state)),
-        resized=resized,
+        loaded=tuple(sorted(given)),
+        resized=tuple(name for name in adapted if name in given),
+        new=tuple(name for name in adapted if name not in given),
         ignored=converted.extra
         | dict.fromkeys(converted.objective, "head of a pretraining objective"),
     )
@@ -62,6 +66,8 @@ def load_encoder(
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors of a file. Foreign pickles are read with `weights_only`, which runs no code.
+
+    Whatever else such a file holds (optimisers, options) becomes a `_Nothing` and is dropped.
 
     Raises:
         UsageError: no such file, or a kind of file that holds no weights.
@@ -74,10 +80,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        raise UsageError(f"{path}: weights come as .safetensors, .pt, .pth or .bin")
+    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
+        raise UsageError(f"{path}: weights come as .safetensors, .pt, .pth, .bin or .ckpt")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        foreign = get_unsafe_globals_in_checkpoint(path)
+        with safe_globals([(_Nothing, name) for name in foreign]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         line = str(error).splitlines()[0]
         raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
@@ -87,6 +95,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: holds more than a state dict of tensors")
     return content
+
+
+class _Nothing:
+    """What any class or function of a foreign pickle becomes: built of anything, it keeps none."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
 
 
 def _check(encoder: Encoder, state: dict[str, Tensor], path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
 
 __all__ = ["Losses", "Objective"]
 
@@ -25,6 +25,14 @@ class Objective(nn.Module, ABC):
 
     requires: ClassVar[type[Encoder]] = Encoder  # the kind of encoder that it can train
     config_class: ClassVar[type]  # frozen dataclass: the options of the task
+    compares_samples: ClassVar[bool] = False  # those of a step, all at once: no micro-batches
+
+    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
+        """What training sees of a decoded sample: by default `views` of one augmentation.
+
+        Runs in the loader's workers, and is as pure as `views`.
+        """
+        return self.views(preprocess.augment(sample, generator), generator)
 
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Turns a preprocessed sample into what training sees; runs in the loader's workers.

@@ -3,7 +3,8 @@
 Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before
 the decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with
 positions gathered to match, and only hidden patches are predicted. Transformers do not see order,
-so the function is the same; `reconstruct` gives the reference's form.
+so the function is the same; `reconstruct` gives the reference's form. AudioMAE's decoder of local
+windows (arXiv 2207.06405) does see it, and gets all tokens in their places, without the prefix.
 
 Works on any encoder with a fixed grid whose tokens carry the values they were made from.
 
@@ -11,7 +12,7 @@ Notation: B samples, N tokens, n visible tokens, D encoder width, P values of a 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.swin_decoder import SwinBlock
 
 __all__ = ["MAE", "MAEConfig", "Reconstruction", "random_order", "reconstruction_loss"]
 
@@ -31,6 +33,7 @@ class MAEConfig:
 
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
+    decoder: Literal["std", "swin"] = "std"  # the encoder's kind of block, or shifted windows
     decoder_dim: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
@@ -71,10 +74,7 @@ class MAE(Objective):
         table = sincos_positions(width, encoder.grid, prefix=prefix)
         self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(
-                width, config.decoder_heads, int(width * config.mlp_ratio), norm_eps=config.norm_eps
-            )
-            for _ in range(config.decoder_depth)
+            self._block(encoder.grid, shifted=i % 2 == 1) for i in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(width, encoder.target_dim)
@@ -96,7 +96,7 @@ class MAE(Objective):
         """Mean squared error over the hidden tokens."""
         latent, tokens, order = self._encode(encoder, batch)
         hidden = order[:, self.num_visible :]
-        decoded = self._decode(latent, order)[:, -hidden.shape[1] :]
+        decoded = self._decode(latent, order)[:, self.num_visible :]
         assert tokens.targets is not None
         target = tokens.targets.take_along_dim(hidden.unsqueeze(-1), 1)
         loss = reconstruction_loss(
@@ -107,7 +107,7 @@ class MAE(Objective):
     def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
         """Predictions for every token, visible ones too, in the tokens' own order."""
         latent, tokens, order = self._encode(encoder, batch)
-        decoded = self._decode(latent, order)[:, latent.prefix :]
+        decoded = self._decode(latent, order)
         places = order.argsort(dim=1)
         prediction = self.decoder_pred(decoded).take_along_dim(places.unsqueeze(-1), 1)
         assert tokens.targets is not None
@@ -148,8 +148,16 @@ class MAE(Objective):
         latent = encoder.encode(tokens.select(order[:, : self.num_visible]))
         return latent, tokens, order
 
+    def _block(self, grid: tuple[int, ...], *, shifted: bool) -> nn.Module:
+        config = self.config
+        width, heads = config.decoder_dim, config.decoder_heads
+        hidden = int(width * config.mlp_ratio)
+        if config.decoder == "std":
+            return Block(width, heads, hidden, norm_eps=config.norm_eps)
+        return SwinBlock(width, heads, hidden, grid=grid, shifted=shifted, eps=config.norm_eps)
+
     def _decode(self, latent: Tokens, order: Tensor) -> Tensor:
-        """(B, prefix + N, decoder_dim), tokens in `order`."""
+        """(B, N, decoder_dim), tokens in `order`."""
         x = self.decoder_embed(latent.x)
         masks = self.mask_token.to(x.dtype).expand(len(x), self.num_tokens - self.num_visible, -1)
         x = torch.cat([x, masks], dim=1)
@@ -157,8 +165,15 @@ class MAE(Objective):
         head, body = table[:, : latent.prefix], table[:, latent.prefix :]
         places = body.expand(len(x), -1, -1).take_along_dim(order.unsqueeze(-1), 1)
         x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x, attention)
+        if self.config.decoder == "std":
+            for block in self.decoder_blocks:
+                x = block(x, attention)
+            x = x[:, latent.prefix :]
+        else:
+            x = x[:, latent.prefix :].take_along_dim(order.argsort(dim=1).unsqueeze(-1), 1)
+            for block in self.decoder_blocks:
+                x = block(x)
+            x = x.take_along_dim(order.unsqueeze(-1), 1)
         normed: Tensor = self.decoder_norm(x)
         return normed
 

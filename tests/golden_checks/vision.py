@@ -4,16 +4,17 @@ import timm.optim
 import torch
 from torch import nn
 from zoo.hub.convert import convert, detect, to_transformers_vit_mae
+from zoo.modalities.patch_vit import unpatchify
 from zoo.modalities.positions import resize_positions, sincos_positions
 from zoo.modalities.vision.preprocess import VisionPreprocessConfig
-from zoo.modalities.vision.vit import ViT, ViTConfig, unpatchify
+from zoo.modalities.vision.vit import ViT, ViTConfig
 from zoo.objectives.mae import MAE, MAEConfig, reconstruction_loss
 from zoo.registry.build import build_encoder, build_objective, encoder_spec
 from zoo.registry.catalogue import card
 
 from zoo.probing import knn_votes
 from zoo.training.lars import LARS
-from zoo.training.schedule import cosine_with_warmup
+from zoo.training.schedule import Phase, Schedule
 
 
 def vit(config, **changes):
@@ -149,16 +150,9 @@ def sincos_2d(fixture):
 
 def mae_optim(fixture):
     config, tensors = fixture.config, fixture.tensors
-    rates = [
-        cosine_with_warmup(
-            epoch,
-            total=config["epochs"],
-            warmup=config["warmup_epochs"],
-            peak=config["lr"],
-            low=config["min_lr"],
-        )
-        for epoch in tensors["in.epoch"].tolist()
-    ]
+    warm, fall = config["warmup_epochs"], config["epochs"]
+    phases = (Phase(warm, config["lr"]), Phase(fall, config["min_lr"], "cosine"))
+    rates = [Schedule(phases)(epoch) for epoch in tensors["in.epoch"].tolist()]
     fixture.close(rates, "out.lr", "forward")
     for name in tensors:
         if name.startswith("out.lr_scaled_"):

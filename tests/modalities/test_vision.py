@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from zoo.modalities.images import decode_image
+from zoo.modalities.patch_vit import patchify, unpatchify
 from zoo.modalities.vision.codec import VisionCodec
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
-from zoo.modalities.vision.vit import patchify, unpatchify
 
 import zoo
 from zoo.errors import DataError

@@ -1,0 +1,64 @@
+"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent.
+
+Sample i is (a_i, b_i): two views, or an image and its text; towers and projections are outside.
+Every process gives its own n of the N samples and gets the mean loss of those n, with all N as
+negatives; means weighed by n / N add up to the loss of a single process, and so do gradients (see
+`zoo.objectives.gather`). No process holds more than a tile of the N x N logits.
+
+Each loss is written with the positive pair apart from the negatives, which keeps its gradient
+precise where the pair is nearly certain: -log softmax_i = log(1 + exp(lse_negatives - x_positive)).
+
+Notation: a and b (n, D) float32 of unit length, scale 1 / temperature, x_ij = scale * a_i . b_j.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from zoo.objectives.gather import GlobalBatch
+from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
+
+__all__ = ["info_nce", "nt_xent", "sigmoid_loss"]
+
+
+def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """CLIP (arXiv 2103.00020): each a_i finds its b among all b, each b_i its a among all a.
+
+    -1/2N sum_i (log softmax_j x_ij + log softmax_j x_ji) at j = i.
+    """
+    batch = GlobalBatch.of(a)
+    rows, columns = log_sum_exp(a, batch.gather(b), scale, _pairs(batch, a), with_columns=True)
+    # Each process knows the logits of its own a with every b: all of them make up b's sums.
+    columns = batch.stack(columns).logsumexp(0)[batch.own]
+    positive = scale * (a * b).sum(1)
+    return (softplus(rows - positive) + softplus(columns - positive)).mean() / 2
+
+
+def sigmoid_loss(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """SigLIP (arXiv 2303.15343): every pair by itself is one sample or two.
+
+    -1/N sum_ij log sigmoid(z_ij (x_ij + bias)), z_ij = 1 at i = j and -1 elsewhere.
+    """
+    batch = GlobalBatch.of(a)
+    negatives = softplus_sum(a, batch.gather(b), scale, bias, _pairs(batch, a))
+    positive = scale * (a * b).sum(1) + bias
+    return (negatives + softplus(-positive)).mean()
+
+
+def nt_xent(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """SimCLR (arXiv 2002.05709): each of 2N views finds the other of its sample among 2N - 1.
+
+    1/2N sum over views v of -log(exp x_vw / sum_{u != v} exp x_vu), w the other view of v's sample.
+    """
+    batch = GlobalBatch.of(a)
+    views = torch.stack((a, b), 1)
+    pairs = _pairs(batch, a, views=2)
+    negatives, _ = log_sum_exp(views.flatten(0, 1), batch.gather(views).flatten(0, 1), scale, pairs)
+    positive = scale * (a * b).sum(1)
+    return softplus(negatives.unflatten(0, (-1, 2)) - positive[:, None]).mean()
+
+
+def _pairs(batch: GlobalBatch, rows: Tensor, *, views: int = 1) -> Pairs:
+    """Samples by their numbers in the global batch, each `views` times in a row."""
+    numbers = torch.arange(sum(batch.sizes), device=rows.device)
+    own, everyone = numbers[batch.own], numbers
+    return Pairs(own.repeat_interleave(views), everyone.repeat_interleave(views))

@@ -1,0 +1,84 @@
+"""Checkers of contrastive losses, of the part `vision`."""
+
+import torch
+from torch.nn.functional import normalize
+from training.ranks import Ranks
+from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
+
+from zoo.training.world import joined
+
+
+def leaf(tensor):
+    return tensor.clone().requires_grad_()
+
+
+def open_clip_losses(fixture):
+    """CLIP's and SigLIP's; captions and distillation are not built yet."""
+    tensors = fixture.tensors
+    for name, loss in (("clip", info_nce), ("siglip", sigmoid_loss)):
+        inputs = ("image", "text", "logit_scale") + (("logit_bias",) if name == "siglip" else ())
+        leaves = {key: leaf(tensors[f"in.{key}"]) for key in inputs}
+        total = loss(*leaves.values())
+        fixture.close(total, f"out.{name}.loss", "loss")
+        total.backward()
+        for key, gradient in fixture.group(f"grad.{name}").items():
+            fixture.close(leaves[key].grad, gradient, "grad")
+
+
+def open_clip_losses_distributed(fixture):
+    """The reference's correct variants; gradients as they are before they are averaged."""
+    config, tensors = fixture.config, fixture.tensors
+    features = [tensors[f"in.{name}_all"].split(config["per_rank"]) for name in ("image", "text")]
+    numbers = [torch.tensor(config[name]) for name in ("logit_scale", "logit_bias")]
+    results = Ranks(config["world_size"], one_process, features, numbers).results()
+    variants = {name.rpartition(".loss.")[0] for name in fixture.group("out")}
+    variants -= {name for name in variants if name.startswith("clip.")}
+    for variant in ("clip.local1_grad1", *sorted(variants)):
+        name = variant.partition(".")[0]
+        for rank, got in results.items():
+            loss, image, text, _ = got[name]
+            fixture.close(loss, f"out.{variant}.loss.rank{rank}", "loss")
+            fixture.close(image, f"grad.{variant}.image.rank{rank}", "grad")
+            fixture.close(text, f"grad.{variant}.text.rank{rank}", "grad")
+        # Who computes which part of the scale's gradient is another matter.
+        wanted = fixture.group(f"grad.{variant}.scale")
+        if wanted:
+            fixture.close(
+                sum(got[name][3] for got in results.values()), sum(wanted.values()), "grad"
+            )
+
+
+def one_process(features, numbers):
+    found = {}
+    with joined("cpu", timeout=30) as world:
+        for name, loss in (("clip", info_nce), ("siglip", sigmoid_loss)):
+            leaves = [leaf(part[world.rank]) for part in features] + [leaf(n) for n in numbers]
+            inputs = leaves[:3] if name == "clip" else leaves
+            total = loss(*inputs)
+            total.backward()
+            # As arrays: tensors would be shared with a process that has ended.
+            found[name] = [total.detach().numpy(), *(x.grad.numpy() for x in leaves[:3])]
+    return found
+
+
+def ssl_losses(fixture):
+    """NT-Xent at every temperature; the other losses of this fixture are not built yet."""
+    checked = 0
+    for name, options in fixture.config["losses"].items():
+        if not name.startswith("ntxent_"):
+            continue
+        a, b = leaf(fixture.tensors["in.a"]), fixture.tensors["in.b"]
+        scale = torch.tensor(1 / options["temperature"])
+        loss = nt_xent(normalize(a, dim=1), normalize(b, dim=1), scale)
+        fixture.close(loss, f"out.{name}", "loss")
+        loss.backward()
+        fixture.close(a.grad, f"grad.{name}.a", "grad")
+        checked += 1
+    assert checked
+
+
+CHECKS = {
+    "open_clip-losses": open_clip_losses,
+    "open_clip-losses-distributed": open_clip_losses_distributed,
+    "ssl-losses": ssl_losses,
+}
