@@ -27,6 +27,10 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.building
 	$(BIN)/python -m zoo.benchmarks.speed.memory
 	$(BIN)/python -m zoo.benchmarks.speed.scale
+	$(BIN)/python -m zoo.benchmarks.speed.engine
+	$(BIN)/python -m zoo.benchmarks.speed.contrastive
+	$(BIN)/python -m zoo.benchmarks.speed.audio
+	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

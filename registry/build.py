@@ -30,14 +30,19 @@ __all__ = [
 
 ARCHITECTURES = {
     "vit": "zoo.modalities.vision.vit:ViT",
+    "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
+    "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
+    "contrastive": "zoo.objectives.contrastive:ViewContrastive",
+    "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
 }
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
+    "audio": "zoo.modalities.audio.codec:AudioCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
 }
 
@@ -151,7 +156,11 @@ def resolve_recipe(
         **to_table(one.recipe),
         **given,
     }
+    words = list(words)
     recipe = read(Recipe, override(table, words), where=f"recipe of {spec.name}")
+    if recipe.objective["name"] != one.recipe.objective["name"]:
+        table["objective"] = {}  # the card's options are those of another objective
+        recipe = read(Recipe, override(table, words), where=f"recipe of {spec.name}")
     return complete_recipe(recipe)
 
 
@@ -167,6 +176,7 @@ def complete_recipe(recipe: Recipe) -> Recipe:
         where=f"recipe of {recipe.model}",
     )
     check_pairing(spec.encoder, recipe.objective)
+    _check_passes(recipe)
     config = _task_config(recipe.objective, where=f"recipe of {recipe.model}, objective")
     return Recipe(
         model=recipe.model,
@@ -179,6 +189,17 @@ def complete_recipe(recipe: Recipe) -> Recipe:
         loader=recipe.loader,
         seed=recipe.seed,
     )
+
+
+def _check_passes(recipe: Recipe) -> None:
+    """Refuses micro-batches to an objective whose loss they would change."""
+    is_split = recipe.train.accumulate > 1 or recipe.loader.tokens is not None
+    if is_split and _objective(recipe.objective).compares_samples:
+        raise UsageError(
+            f"objective {recipe.objective['name']!r} compares all samples of a step, which "
+            "micro-batches would part: leave out train.accumulate and loader.tokens; "
+            "train.checkpoint_activations=true and more processes save memory too"
+        )
 
 
 def _complete(spec: Spec, *, where: str) -> Spec:

@@ -27,7 +27,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licence:
-    """SPDX names; `weights` is what the authors state, and absent where they state none."""
+    """SPDX names of what the authors state; `NONE`, SPDX's own word, where they state nothing."""
 
     code: str | None = None  # of the reference implementation, which zoo does not contain
     weights: str | None = None
@@ -45,6 +45,11 @@ class Weights:
     licence: str | None = None
     revision: str | None = None  # 40-hex commit
     sha256: str | None = None
+
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether anybody but the authors may pass them on."""
+        return self.licence not in (None, "NONE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from zoo.registry.build import encoder_spec
 
 import zoo
 from zoo.errors import (
-    BusyError,
     ConfigError,
     DataError,
     IntegrityError,
@@ -23,7 +22,7 @@ from zoo.errors import (
     UsageError,
     WeightsError,
 )
-from zoo.pretraining import _locked, restore_objective, untrained
+from zoo.pretraining import restore_objective, untrained
 from zoo.runs import Run
 
 TINY = {
@@ -166,11 +165,6 @@ def test_nothing_is_made_when_the_request_is_wrong(shards, tmp_path):
         with pytest.raises(UsageError):
             zoo.pretrain(model, data, out, options)
         assert not out.exists()
-
-
-def test_one_writer_a_run(shards, tmp_path):
-    with _locked(tmp_path), pytest.raises(BusyError, match="another process"), _locked(tmp_path):
-        pass
 
 
 def test_a_bad_sample_is_named(tmp_path):

@@ -16,7 +16,8 @@ from zoo.registry.build import build_objective
 import zoo
 from zoo.cli.report import command
 from zoo.errors import UsageError
-from zoo.pretraining import _locked
+from zoo.lock import locked
+from zoo.pretraining import LOCK
 from zoo.report.chart import Curve, _label, _thin, _ticks, _value, chart
 from zoo.report.run import write_report
 
@@ -81,8 +82,8 @@ def test_unfinished_runs_are_read_while_they_are_written(copy):
     lines = (copy / "metrics.jsonl").read_text().splitlines()
     bad = '{"step": 2, "loss": NaN, "samples_per_second": 3.0}'
     (copy / "metrics.jsonl").write_text("\n".join([lines[0], bad]) + '\n{"step": 3, "lo')
-    before = {file: file.stat().st_mtime_ns for file in copy.rglob("*") if file.is_file()}
-    with _locked(copy):
+    with locked(copy / LOCK, "writing"):
+        before = {file: file.stat().st_mtime_ns for file in copy.rglob("*") if file.is_file()}
         page, text, charts = read(copy)
     assert "not finished; at step 2" in text
     assert charts["Loss"]["x"] == [1]

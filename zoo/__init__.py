@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 _PLACES = {
     "card": "zoo.registry.catalogue",
     "create": "zoo.models",
+    "export": "zoo.restoring",
+    "fit_probe": "zoo.evaluation",
     "list_models": "zoo.registry.catalogue",
     "load": "zoo.models",
     "pretrain": "zoo.pretraining",
@@ -29,11 +31,12 @@ _PLACES = {
 if TYPE_CHECKING:
     from zoo.data.building.build import write_shards
     from zoo.errors import ZooError
-    from zoo.evaluation import probe
+    from zoo.evaluation import fit_probe, probe
     from zoo.modalities.contracts import Encoder
     from zoo.models import create, load
     from zoo.pretraining import pretrain
     from zoo.registry.catalogue import card, list_models
+    from zoo.restoring import export
 
 __all__ = [
     "Encoder",
@@ -41,6 +44,8 @@ __all__ = [
     "__version__",
     "card",
     "create",
+    "export",
+    "fit_probe",
     "list_models",
     "load",
     "pretrain",

@@ -1,6 +1,8 @@
 """`zoo.create` and `zoo.load`: an encoder by name, or from a folder."""
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ from zoo.runs import CONFIG as RUN_CONFIG
 from zoo.runs import Run
 
 __all__ = ["create", "load"]
+
+_log = logging.getLogger("zoo")
 
 
 def create(
@@ -101,9 +105,11 @@ def _from_catalogue(
     name: str, weights: str | Path | None, layout: str | None, changes: Mapping[str, object]
 ) -> Encoder:
     row, tag = find(name)
+    published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
+    if not all(entry.may_be_shared for entry in published):
+        _say_unlicensed(row.name)
     if weights is not None:
         return load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
-    published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
     if not published:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
@@ -113,6 +119,15 @@ def _from_catalogue(
     raise UsageError(
         f"{row.name}.{entry.tag} lies on the Hub as {entry.repo} ({entry.file}), which this "
         "version cannot fetch yet: download the file and pass weights=PATH"
+    )
+
+
+@cache
+def _say_unlicensed(name: str) -> None:
+    _log.warning(
+        "%s: its authors state no licence for the published weights: ask them before you use "
+        "these beyond research; zoo does not pass them on",
+        name,
     )
 
 

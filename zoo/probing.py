@@ -4,28 +4,17 @@ Notation: N training samples, M test samples, D width, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import UsageError
+from zoo.probes.score import Labels, Score, class_count, score_of
 
-__all__ = ["Score", "knn_probe", "knn_votes", "linear_probe"]
+__all__ = ["knn_probe", "knn_votes", "linear_probe"]
 
 Features = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A probe's result with its protocol."""
-
-    kind: str
-    accuracy: float  # share of test samples, 0 to 1
-    balanced: float  # mean of the classes' recalls
-    protocol: str
-    predictions: Labels  # (M,)
+_HELD = 0.2  # share of the training set that a hyperparameter is chosen on
 
 
 def knn_probe(
@@ -47,10 +36,10 @@ def knn_probe(
     _check(train, train_labels, test, test_labels)
     if not 1 <= k <= len(train):
         raise UsageError(f"k = {k} neighbours of {len(train)} training samples")
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    classes = class_count(train_labels, test_labels)
     votes = knn_votes(train, train_labels, test, k=k, temperature=temperature, classes=classes)
     protocol = f"weighted kNN, cosine, k={k}, temperature={temperature}"
-    return _score("knn", votes.argmax(axis=1), test_labels, protocol)
+    return score_of("knn", votes, test_labels, protocol)
 
 
 def knn_votes(
@@ -67,7 +56,7 @@ def knn_votes(
 
     Args:
         train: (N, D).
-        train_labels: (N,) below `classes`.
+        train_labels: (N,) below `classes`; or (N, K), and a neighbour votes for all its labels.
         test: (M, D).
         k: neighbours.
         temperature: small values let the nearest decide.
@@ -79,10 +68,12 @@ def knn_votes(
         similarity = _unit(test[start : start + chunk]) @ train.T
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / temperature)
-        rows = np.repeat(np.arange(len(similarity)), k)
-        np.add.at(
-            votes[start : start + chunk], (rows, train_labels[nearest].ravel()), weights.ravel()
-        )
+        mine, rows = votes[start : start + chunk], np.arange(len(similarity))
+        for neighbour, weight in zip(nearest.T, weights.T, strict=True):
+            if train_labels.ndim == 1:
+                mine[rows, train_labels[neighbour]] += weight
+            else:
+                mine += weight[:, None] * train_labels[neighbour]
     return votes
 
 
@@ -100,7 +91,7 @@ def linear_probe(
     """Logistic regression on frozen features; its regulariser is chosen on the training set only.
 
     A fifth of the training set is held back to choose the inverse strength C, then all of it is
-    used.
+    used. Where that leaves a class out, C is 1.
 
     Args:
         train: (N, D).
@@ -117,41 +108,41 @@ def linear_probe(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
-    from sklearn.pipeline import make_pipeline
+    from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     _check(train, train_labels, test, test_labels)
     if len(np.unique(train_labels)) < 2:
         raise UsageError("a linear probe needs at least two classes in the training set")
 
-    def fitted(c: float, x: Features, y: Labels) -> object:
+    def fitted(c: float, x: Features, y: Labels) -> Pipeline:
         model = LogisticRegression(C=c, max_iter=2000)
-        return (make_pipeline(StandardScaler(), model) if standardize else model).fit(x, y)
+        steps = [StandardScaler(), model] if standardize else [model]
+        return make_pipeline(*steps).fit(x, y)
 
-    splitter = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
-    split = splitter(n_splits=1, test_size=0.2, random_state=seed)
-    fit, held = next(split.split(train, train_labels, groups))
-    tried = {
-        c: fitted(c, train[fit], train_labels[fit]).score(train[held], train_labels[held])  # type: ignore[attr-defined]
-        for c in strengths
-    }
-    best = max(strengths, key=lambda c: tried[c])
-    predictions = fitted(best, train, train_labels).predict(test)  # type: ignore[attr-defined]
+    best, how = 1.0, "for want of samples to choose it on"
+    if groups is not None or _can_be_split(train_labels):
+        splitter = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
+        split = splitter(n_splits=1, test_size=_HELD, random_state=seed)
+        fit, held = next(split.split(train, train_labels, groups))
+        tried = {
+            c: fitted(c, train[fit], train_labels[fit]).score(train[held], train_labels[held])
+            for c in strengths
+        }
+        best = max(strengths, key=lambda c: tried[c])
+        how = "chosen on a fifth of the training set"
+    model = fitted(best, train, train_labels)
+    scores = np.zeros((len(test), class_count(train_labels, test_labels)), dtype=np.float32)
+    scores[:, np.unique(train_labels)] = model.predict_proba(test)
     scaled = "standardised features" if standardize else "features as they are"
-    protocol = f"logistic regression on {scaled}, C={best:g} chosen on a fifth of the training set"
-    return _score("linear", predictions, test_labels, protocol)
+    protocol = f"logistic regression on {scaled}, C={best:g} {how}"
+    return score_of("linear", scores, test_labels, protocol)
 
 
-def _score(kind: str, predictions: Labels, labels: Labels, protocol: str) -> Score:
-    right = predictions == labels
-    recalls = [right[labels == label].mean() for label in np.unique(labels)]
-    return Score(
-        kind=kind,
-        accuracy=float(right.mean()),
-        balanced=float(np.mean(recalls)),
-        protocol=protocol,
-        predictions=predictions,
-    )
+def _can_be_split(labels: Labels) -> bool:
+    """Whether a held-back fifth and the rest can both have every class."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return bool(counts.min() >= 2 and _HELD * len(labels) >= len(counts))
 
 
 def _check(train: Features, train_labels: Labels, test: Features, test_labels: Labels) -> None:

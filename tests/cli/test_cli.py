@@ -256,8 +256,15 @@ def test_options_are_frozen():
         "pretrain": [
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
-        "embed": ["--batch-size", "--device", "--output", "--weights", "-o", "files", "source"],
-        "probe": ["--kind", "--random", "--test", "--train", "-k", "source"],
+        "export": ["--step", "out", "run"],
+        "embed": [
+            *("--batch-size", "--device", "--hop", "--output", "--plot", "--weights", "--window"),
+            *("-o", "files", "source"),
+        ],
+        "probe": [
+            *("--kind", "--plot", "--random", "--seeds", "--shots", "--test", "--train"),
+            *("-k", "source"),
+        ],
         "shards build": [
             *("--allow-outside", "--engine", "--key", "--label-from-folder", "--licence"),
             *("--member", "--modality", "--quiet", "--samples-per-shard", "--seed", "--shard-size"),

@@ -1,8 +1,28 @@
 """Checkers of golden fixtures by `kind`; all sizes and tolerances come from the sidecar."""
 
-from golden_checks import data, selection, training, vision
+from golden_checks import (
+    audio,
+    audio_features,
+    audio_probe,
+    audio_wav2vec2,
+    contrastive,
+    data,
+    selection,
+    training,
+    vision,
+)
 from golden_checks.fixture import Fixture, discover
 
-CHECKS = {**vision.CHECKS, **data.CHECKS, **selection.CHECKS, **training.CHECKS}
+CHECKS = {
+    **vision.CHECKS,
+    **contrastive.CHECKS,
+    **data.CHECKS,
+    **selection.CHECKS,
+    **training.CHECKS,
+    **audio.CHECKS,
+    **audio_features.CHECKS,
+    **audio_probe.CHECKS,
+    **audio_wav2vec2.CHECKS,
+}
 
 __all__ = ["CHECKS", "Fixture", "discover"]

@@ -15,6 +15,7 @@ COMMANDS = {
     "card": "zoo.cli.card",
     "load-check": "zoo.cli.load_check",
     "pretrain": "zoo.cli.pretrain",
+    "export": "zoo.cli.export",
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",

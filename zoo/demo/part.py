@@ -1,4 +1,4 @@
-"""What one half of the demo reports, and the proof that an export is the trained encoder."""
+"""What one part of the demo reports, and the proof that an export is the trained encoder."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One half of the demo."""
+    """One part of the demo."""
 
     title: str
     lead: str  # what was trained on what

@@ -1,0 +1,1 @@
+"""Sound: recordings, log-mel spectrograms and their encoders."""
