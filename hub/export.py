@@ -1,4 +1,4 @@
-"""The folder that holds an encoder: config.json, model.safetensors and what preprocessing needs.
+"""The folder that holds an encoder: config, weights, card, and what preprocessing needs.
 
 Written whole or not at all; every file's digest is in config.json and checked before use.
 """
@@ -6,20 +6,22 @@ Written whole or not at all; every file's digest is in config.json and checked b
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from zoo.hub.weights import load_encoder
 from zoo.modalities.contracts import Encoder
 from zoo.registry.build import Spec
+from zoo.registry.catalogue import card_file
 from zoo.registry.schema import read
 
-from zoo.errors import IntegrityError, StorageError, UsageError
+from zoo.errors import IntegrityError, StorageError, UnknownNameError, UsageError
 from zoo.files import atomic_folder, save_tensors, sha256_of
 
 __all__ = ["CONFIG", "load_export", "save_export"]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.toml"
 VERSION = 1
 
 
@@ -42,6 +44,8 @@ def save_export(
         raise UsageError(f"{folder}: exists already; choose another folder or remove it")
     with atomic_folder(folder) as draft:
         save_tensors(draft / WEIGHTS, encoder.state_dict())
+        with suppress(UnknownNameError):  # of a model that no catalogue has
+            (draft / CARD).write_bytes(card_file(spec.name).read_bytes())
         for name, data in encoder.preprocess.assets().items():
             (draft / name).write_bytes(data)
         files = {
@@ -80,7 +84,7 @@ def load_export(folder: Path) -> Encoder:
     for name, facts in files.items():
         file = folder / Path(name).name
         _verify(file, facts)
-        if name != WEIGHTS:
+        if name not in (WEIGHTS, CARD):
             assets[name] = file.read_bytes()
     encoder = load_encoder(spec, folder / WEIGHTS, layout="zoo", check_finite=False)
     encoder.preprocess.load_assets(assets)

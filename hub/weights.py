@@ -19,7 +19,7 @@ from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
 
-__all__ = ["load_encoder", "read_state"]
+__all__ = ["check_fit", "load_encoder", "read_state"]
 
 _SHOWN = 10  # names of a list in an error
 
@@ -44,7 +44,7 @@ def load_encoder(
     state = converted.encoder
     given = set(state)
     adapted = encoder.adapt(state)
-    _check(encoder, state, path)
+    check_fit(encoder, state, path)
     if check_finite:
         bad = [name for name, value in state.items() if not value.isfinite().all()]
         if bad:
@@ -110,7 +110,7 @@ class _Nothing:
         pass
 
 
-def _check(encoder: Encoder, state: dict[str, Tensor], path: Path) -> None:
+def check_fit(encoder: Encoder, state: dict[str, Tensor], path: Path) -> None:
     """Raises WeightsError unless names and shapes are exactly the encoder's."""
     wanted = encoder.state_dict()
     problems = []

@@ -19,7 +19,16 @@ from zoo.errors import ConfigError, UnknownNameError
 if TYPE_CHECKING:
     from zoo.registry.card import Card
 
-__all__ = ["Row", "card", "find", "list_models", "own_card_files", "render_index", "rows"]
+__all__ = [
+    "Row",
+    "card",
+    "card_file",
+    "find",
+    "list_models",
+    "own_card_files",
+    "render_index",
+    "rows",
+]
 
 ROOT = Path(__file__).parent
 ENTRY_POINTS = "zoo.cards"
@@ -91,8 +100,17 @@ def card(name: str) -> "Card":
     """
     from zoo.registry.card import read_card
 
+    return read_card(card_file(name))
+
+
+def card_file(name: str) -> Path:
+    """Where the card of a model lies.
+
+    Raises:
+        UnknownNameError: nothing is called that; suggests what is.
+    """
     row, _ = find(name)
-    return read_card(ROOT / "cards" / row.path)
+    return ROOT / "cards" / row.path
 
 
 def find(name: str) -> tuple[Row, str | None]:

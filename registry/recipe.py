@@ -69,6 +69,7 @@ class TrainRecipe:
     projection_gap: int | None = None  # updates between two bases: 200 for galore, 2000 for conda
     clip_grad: float | None = None  # largest norm of the whole gradient
     accumulate: int = 1  # micro-batches of one step
+    init: str | None = None  # weights to start from: a file, or a run or export folder
     # auto: bfloat16 autocast on CUDA; fp8: linear layers of the blocks in float8 besides (Hopper)
     precision: Literal["auto", "float32", "bfloat16", "fp8"] = "auto"
     ema: float | None = None  # decay of an averaged copy of the encoder, which is then exported

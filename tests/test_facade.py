@@ -221,7 +221,7 @@ def test_an_empty_folder_is_no_encoder(tmp_path):
         zoo.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "card.toml"])
 def test_damaged_exports_are_refused(run, tmp_path, name):
     folder = shutil.copytree(run.folder / "export", tmp_path / "x")
     data = bytearray((folder / name).read_bytes())

@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from training.ranks import Ranks
 from zoo.modalities.vision.codec import VisionCodec
+from zoo.registry.card import read_card
 
 import zoo
 from zoo.cli.export import command
@@ -68,6 +69,7 @@ def test_any_step_is_what_the_run_exports_if_it_ends_there(shards, tmp_path, kin
     for out, step in (("whole", None), ("half", 2)):
         found = zoo.export(tmp_path / "whole", tmp_path / f"of-{out}", step)
         assert content(found) == content(tmp_path / out / "export")
+    assert read_card(found / "card.toml") == zoo.card("digits-mae")
     step, drawn = objective_pictures(Run(tmp_path / "whole"))
     assert step == 4
     assert drawn

@@ -34,7 +34,8 @@ from zoo.registry.build import (
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import to_table, to_toml
 from zoo.restoring import blank, restore, save_result
-from zoo.runs import ASSETS, CONFIG, EXPORT, Run, spec_of
+from zoo.runs import ASSETS, CHECKPOINTS, CONFIG, EXPORT, Run, spec_of
+from zoo.starting import start_from
 from zoo.training.loggers import check_loggers
 from zoo.training.loop import Trainer
 from zoo.training.schedule_free import evaluated
@@ -194,6 +195,8 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(spec_of(recipe))
     objective = build_objective(recipe.objective, encoder)
+    if recipe.train.init and not any((folder / CHECKPOINTS).glob("step-*")):
+        start_from(recipe.train.init, encoder, objective)
     codec = build_codec(recipe.modality)
     world.on_main(lambda: _fit(encoder.preprocess, samples, codec, folder / ASSETS))
     _fit(encoder.preprocess, samples, codec, folder / ASSETS)  # the others take what it learned
@@ -218,26 +221,25 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
 
 
 def _fit(preprocess: Preprocess, data: Samples, codec: Codec, folder: Path) -> None:
-    """Learns a tokenizer from the shards once; afterwards it is part of the run."""
-    if preprocess.ready:
-        return
+    """A tokenizer is part of the run: learned from the shards once, unless it was brought along."""
     if folder.exists():
         preprocess.load_assets({file.name: file.read_bytes() for file in folder.iterdir()})
-    if preprocess.ready:
-        return
-
-    def samples() -> Iterator[Sample]:
-        for start in range(0, min(len(data), _FIT_SAMPLES), _READ):
-            ids = np.arange(start, min(start + _READ, len(data), _FIT_SAMPLES))
-            for _, members in data.read_many(ids):
-                if isinstance(members, DataError):
-                    continue
-                with suppress(DataError):  # a bad sample is named and counted when it is its turn
-                    yield codec.decode(members)
-
-    preprocess.fit(samples())
+    if not preprocess.ready:
+        preprocess.fit(_decoded(data, codec))
     for name, content in preprocess.assets().items():
-        write_atomic(folder / name, content)
+        if not (folder / name).exists():
+            write_atomic(folder / name, content)
+
+
+def _decoded(data: Samples, codec: Codec) -> Iterator[Sample]:
+    """The first samples."""
+    count = min(len(data), _FIT_SAMPLES)
+    for start in range(0, count, _READ):
+        for _, members in data.read_many(np.arange(start, min(start + _READ, count))):
+            if isinstance(members, DataError):
+                continue
+            with suppress(DataError):  # a bad sample is named and counted when it is its turn
+                yield codec.decode(members)
 
 
 def _existing(folder: Path, recipe: Recipe) -> Run | None:

@@ -40,6 +40,21 @@ def test_dense(n, alibi, causal):
     close(attention(q, k, v, slopes=slopes, causal=causal), plain(q, k, v, past, slopes))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [7, 600])  # on either side of what counts as short
+def test_half_precision(n, dtype):
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in qkv(2, n))
+    got, want = attention(q, k, v), plain(q, k, v)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=2e-2, atol=2e-2)
+    weight = torch.randn_like(want)
+    exact = torch.autograd.grad(want, (q, k, v), weight, retain_graph=True)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, (q, k, v), weight.to(dtype)), exact, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
+
+
 @pytest.mark.parametrize("alibi", [False, True])
 def test_padded(alibi):
     q, k, v = qkv(3, 9)

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import connection
 
 from torch.distributed import TCPStore
 
@@ -28,21 +27,23 @@ def kept_store():
     In a process of its own: its threads hold locks, and children forked beside them might hang.
     """
     here, there = _fork.Pipe()
-    keeper = _fork.Process(target=_keep, args=(there,))
+    keeper = _fork.Process(target=_keep, args=(here, there))
     keeper.start()
+    there.close()
     try:
         yield here.recv()
     finally:
         keeper.kill()
         keeper.join()
         here.close()
-        there.close()
 
 
-def _keep(pipe):
+def _keep(others, pipe):
+    others.close()
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     pipe.send(store.port)
-    signal.pause()
+    with suppress(EOFError):  # when nobody needs it any more, not even to end it
+        pipe.recv()
 
 
 class Ranks:
@@ -83,7 +84,12 @@ class Ranks:
 
     def wait(self, seconds):
         """Until one of them ends, or for so long."""
-        connection.wait([process.sentinel for process in self.processes], seconds)
+        deadline = time.monotonic() + seconds
+        # Not by their sentinels, which the workers of a killed process keep open.
+        while all(process.is_alive() for process in self.processes):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
 
     def end(self, rank):
         """Kills one, and tells the others to end, as torchrun does; whether it was alive."""
@@ -99,7 +105,8 @@ class Ranks:
         deadline = time.monotonic() + timeout
         found = {}
         for rank, (process, pipe) in enumerate(zip(self.processes, self.pipes, strict=True)):
-            connection.wait([pipe, process.sentinel], max(0, deadline - time.monotonic()))
+            while process.is_alive() and not pipe.poll() and time.monotonic() < deadline:
+                time.sleep(0.01)
             with suppress(EOFError):
                 if pipe.poll():
                     found[rank] = pipe.recv()

@@ -54,8 +54,8 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
     assert all(Ranks(size, train, shards, tmp_path / "whole", options).results().values())
     whole = time.monotonic() - began
     rng, kills = random.Random(kind), 0
-    while kills < KILLS:
-        out = tmp_path / f"run-{kills}"
+    for number in range(KILLS):
+        out = tmp_path / f"run-{number}"
         with kept_store() as port:
             for attempt in range(A_RUN + 1):
                 ranks = Ranks(size, train, shards, out, options, port=port)
@@ -70,6 +70,9 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
         assert [row["step"] for row in read_metrics(out)] == list(range(1, STEPS + 1))
         left = {path.name for path in (out / "checkpoints").iterdir()}
         assert left == {f"step-{STEPS}", f"step-{STEPS - options['train.save_every']}"}
+        if kills == KILLS:
+            return
+    raise AssertionError("the runs ended before they could be killed")
 
 
 @pytest.mark.slow

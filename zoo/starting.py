@@ -1,0 +1,68 @@
+"""`train.init`: a run that begins with weights instead of random numbers."""
+
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.errors import WeightsError
+from zoo.hub.convert import convert
+from zoo.hub.weights import check_fit, read_state
+from zoo.modalities.contracts import Encoder
+from zoo.models import load
+from zoo.objectives.contract import Objective
+
+__all__ = ["start_from"]
+
+_log = logging.getLogger("zoo")
+
+
+def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
+    """Gives both the weights of a file or folder, in place.
+
+    The encoder takes all of its tensors from there. The objective's heads do too where the source
+    has them; else they stay random, which is said.
+
+    Args:
+        source: a file of weights in zoo's or the authors' layout, or a run or export folder, which
+            brings its tokenizer along.
+        encoder: of the same architecture.
+        objective: whose heads may be in the file.
+
+    Raises:
+        UsageError: there is no such thing.
+        WeightsError, IntegrityError: the weights do not fit, or are damaged.
+    """
+    path, heads = Path(source), dict[str, Tensor]()
+    if path.is_dir():
+        loaded = load(path)
+        weights = loaded.state_dict()
+        if not encoder.preprocess.ready:
+            encoder.preprocess.load_assets(loaded.preprocess.assets())
+    else:
+        converted = convert(read_state(path))
+        weights, heads = converted.encoder, converted.objective
+    encoder.adapt(weights)
+    check_fit(encoder, weights, path)
+    encoder.load_state_dict(weights)
+    if heads:
+        _fill(objective, heads, path)
+    said = f"and {len(heads)} of the objective" if heads else "; the objective's heads are random"
+    _log.info("starts with %d tensors of %s %s", len(weights), source, said)
+
+
+def _fill(objective: Objective, heads: dict[str, Tensor], path: Path) -> None:
+    """Counters may be missing, parameters may not."""
+    try:
+        missing, unexpected = objective.load_state_dict(heads, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path}: the objective's heads are of another size "
+            f"({str(error).splitlines()[-1].strip()}); set the objective's options to theirs"
+        ) from None
+    missing = sorted(set(missing) & dict(objective.named_parameters()).keys())
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path}: the objective's heads do not fit: missing {missing[:3]}, "
+            f"unexpected {unexpected[:3]}"
+        )
