@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,7 +88,7 @@ def test_signals_at_random_moments(shards, tmp_path):
             wait_for(lambda enough=enough: len(read_metrics(out)) > enough)
             time.sleep(rng.uniform(0, 0.05))
             for rank in rng.choice([(0,), (1,), (0, 1)]):
-                ranks.kill(rank, rng.choice([signal.SIGTERM, signal.SIGINT]))
+                ranks.kill(rank, rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]))
             results = ranks.results()
             assert set(results) == {0, 1}
             assert all(said.startswith("Preempted") for said in results.values()), results
@@ -177,7 +177,7 @@ def test_torchrun_restarts_what_died_and_stops_when_told(shards, tmp_path):
         said, errors = launcher.communicate(timeout=120)
     done = len(read_metrics(out))
     assert 120 < done < steps, errors
-    saved = max(int(p.name.removeprefix("step-")) for p in (out / "checkpoints").glob("step-*"))
+    saved = max(map(step_of, (out / "checkpoints").glob("step-*")))
     assert saved == done, "the last step was saved"
     with launched(command) as again:
         said, errors = again.communicate(timeout=240)
@@ -191,16 +191,13 @@ def test_torchrun_restarts_what_died_and_stops_when_told(shards, tmp_path):
 
 @contextmanager
 def launched(command):
-    """A launcher in a session of its own, of which nothing stays."""
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    """A launcher, which takes its processes along when it ends."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def until(process, condition):

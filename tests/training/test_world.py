@@ -120,7 +120,12 @@ def train_until(shards, out, options, step):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_then_one_then_two_processes_end_with_the_same_weights(shards, tmp_path, parallel):
     """E2 of the specification: within 1e-5 after 50 steps; sums are taken in another order."""
-    options = {"train.steps": 50, "train.save_every": 10, "train.parallel": parallel}
+    options = {
+        "train.steps": 50,
+        "train.save_every": 20,
+        "train.parallel": parallel,
+        "train.batch_size": 12,
+    }
     assert all(Ranks(2, train, shards, tmp_path / "whole", options).results().values())
     out = tmp_path / "run"
     for size, end in ((2, 20), (1, 40)):
@@ -212,7 +217,10 @@ def test_a_signal_to_one_process_stops_all_of_them(shards, tmp_path):
 
 @pytest.mark.parametrize(("size", "victim"), [(2, 0), (3, 2), (4, 1)])
 def test_a_dead_process_is_named_and_the_restarted_run_is_the_same(shards, tmp_path, size, victim):
-    out, options = tmp_path / "run", {"train.steps": 40, "encoder.drop_path": 0.3}
+    out, options = (
+        tmp_path / "run",
+        {"train.steps": 24, "encoder.drop_path": 0.3, "train.batch_size": 12},
+    )
     assert all(Ranks(size, train, shards, tmp_path / "whole", options).results().values())
     options["train.save_every"] = 4
     with kept_store() as port:

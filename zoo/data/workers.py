@@ -155,7 +155,7 @@ def _processes(
             except StopIteration:
                 return
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if "DataLoader worker (pid" not in str(error):  # one that raised it says "Caught"
                     raise
                 raise WorkerError(_obituary(dataset, str(error), waiting.hung)) from None
             yield result

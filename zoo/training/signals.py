@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish: the loop ends after a step, with its state saved."""
+"""SIGINT, SIGTERM and SIGUSR1 as a wish: the loop ends after a step, with its state saved."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,11 +6,14 @@ from typing import Self
 
 __all__ = ["StopSignals"]
 
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class StopSignals:
     """Remembers the first signal while it is entered; a second Ctrl-C stops at once.
 
-    SIGTERM may come several times, from a scheduler and from torchrun, and means the same.
+    SIGTERM may come several times, from a scheduler and from torchrun, and means the same; so does
+    SIGUSR1, Slurm's usual warning before the time is up.
 
     Attributes:
         came: the first signal's name.
@@ -21,7 +24,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         try:
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._ask) for number in _ASKING}
         except ValueError:  # not in the main thread: then signals are somebody else's business
             self._before = {}
         return self
