@@ -132,7 +132,7 @@ def linear_probe(
         best = max(strengths, key=lambda c: tried[c])
         how = "chosen on a fifth of the training set"
     model = fitted(best, train, train_labels)
-    scores = np.zeros((len(test), class_count(train_labels, test_labels)), dtype=np.float32)
+    scores = np.zeros((test.shape[0], class_count(train_labels, test_labels)), dtype=np.float32)
     scores[:, np.unique(train_labels)] = model.predict_proba(test)
     scaled = "standardised features" if standardize else "features as they are"
     protocol = f"logistic regression on {scaled}, C={best:g} {how}"

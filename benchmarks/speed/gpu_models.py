@@ -15,7 +15,7 @@ from functools import partial
 from unittest.mock import patch
 
 import torch
-import zoo.modalities.vision.vit as vit
+import zoo.modalities.patch_vit as patch_vit
 import zoo.objectives.mae as mae
 from torch import Tensor
 from zoo.modalities.code.encoder import CodeEncoder, CodeEncoderConfig
@@ -39,8 +39,7 @@ __all__ = [
 ]
 
 NOT_BUILT = {
-    "bird-mae-b": "zoo has no audio encoder, and its ViT takes square images only",
-    "clip-vit-b-16": "zoo has no contrastive objective and no text tower",
+    "clip-vit-b-16": "zoo has no text tower for images yet",
     "volume-vit-b": "zoo has no volume encoder",
 }
 MEAN_LENGTH = 96  # tokens of a text: what the drawn lengths come to, about
@@ -75,13 +74,14 @@ def transformer_flops(
     return float(depth * sum(n * per_token + 4 * n**2 * dim for n in lengths))
 
 
-def mae_flops(encoder: vit.ViTConfig, task: MAEConfig) -> float:
-    """Of one image: patches, encoder on the visible ones, projection, decoder, pixels of all.
+def mae_flops(
+    encoder: patch_vit.PatchViTConfig, task: MAEConfig, *, tokens: int, values: int
+) -> float:
+    """Of one image of so many patches, each of so many values.
 
+    Patches, encoder on the visible ones, projection, decoder, pixels of all.
     zoo computes the pixels of hidden patches only, a quarter of a per cent less.
     """
-    tokens = (encoder.img_size // encoder.patch_size) ** 2
-    values = encoder.patch_size**2 * encoder.in_chans
     visible = int(tokens * (1 - task.mask_ratio)) + 1
     dim, narrow = encoder.dim, task.decoder_dim
     trunk = transformer_flops([visible], dim, encoder.depth, hidden=int(dim * encoder.mlp_ratio))
@@ -113,30 +113,37 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def reference_attention() -> Iterator[None]:
     """Runs ViT and MAE on `plain_attention` meanwhile."""
     with ExitStack() as stack:
-        for module in (vit, mae):
+        for module in (patch_vit, mae):
             stack.enter_context(patch.object(module, "attention", plain_attention))
         yield
 
 
 def _mae(name: str, device: torch.device, *, tiny: bool) -> Workload:
-    sizes: dict[str, object] = {"img_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 2}
+    sizes: dict[str, object] = {"dim": 32, "depth": 2, "heads": 2}
     narrow: dict[str, Value] = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
-    recipe = card(name).recipe
+    one = card(name)
+    recipe = one.recipe
     assert recipe is not None
+    if one.modality == "vision":
+        sizes |= {"img_size": 32, "patch_size": 8}
     encoder = build_encoder(encoder_spec(name, sizes if tiny else {}))
     task = build_objective(recipe.objective | (narrow if tiny else {}), encoder)
-    assert isinstance(encoder, vit.ViT)
+    assert isinstance(encoder, patch_vit.PatchViT)
     assert isinstance(task, MAE)
-    config, patches = encoder.config, task.num_tokens
-    flops = mae_flops(config, task.config)
+    patches, patch_size = task.num_tokens, encoder.config.patch_size
+    flops = mae_flops(encoder.config, task.config, tokens=patches, values=encoder.target_dim)
+    channels = encoder.target_dim // patch_size**2
+    shape = (channels, *(patch_size * places for places in encoder.grid))
 
     def batch(size: int) -> Batch:
-        shape = (size, config.in_chans, config.img_size, config.img_size)
-        image = torch.randint(256, shape, dtype=torch.uint8, device=device)
-        return {"image": image, "noise": torch.rand(size, patches, device=device)}
+        noise = torch.rand(size, patches, device=device)
+        if encoder.modality == "audio":  # spectrograms: what makes them is not timed
+            return {"features": torch.randn(size, *shape, device=device), "noise": noise}
+        image = torch.randint(256, (size, *shape), dtype=torch.uint8, device=device)
+        return {"image": image, "noise": noise}
 
     def cost(batch: Batch) -> Cost:
-        size = len(batch["image"])
+        size = len(batch["noise"])
         return Cost(samples=size, tokens=size * patches, flops=size * flops)
 
     return Workload(
@@ -194,5 +201,6 @@ def _code(device: torch.device, *, tiny: bool) -> Workload:
 WORKLOADS: dict[str, Callable[..., Workload]] = {
     "mae-b": partial(_mae, "mae-base"),
     "mae-l": partial(_mae, "mae-large"),
+    "bird-mae-b": partial(_mae, "bird-mae-base"),
     "code-base": _code,
 }

@@ -15,7 +15,10 @@ import click
 )
 @click.option("--quick", is_flag=True, help="A few steps only: shows that it works, not how well.")
 def command(out: Path, quick: bool) -> None:
-    """Pretrains two small encoders on real data, offline, against honest baselines."""
+    """Pretrains small encoders offline, against honest baselines.
+
+    Two on real data, one on synthesised bird song.
+    """
     from zoo.demo.run import run_demo
 
     # A folder of its own: a full demo must not take over the few texts of a quick one.

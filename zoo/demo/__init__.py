@@ -1,1 +1,1 @@
-"""`zoo demo`: the main job, end to end, on real data, in minutes."""
+"""`zoo demo`: the main job, end to end, in minutes; on real data, and on bird song made up."""
