@@ -1,15 +1,19 @@
 """`train.init`: runs that begin with weights."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from golden_checks.audio_wav2vec2 import build
+from golden_checks.fixture import discover
 from safetensors.torch import load_file, save_file
 from zoo.modalities.vision.codec import VisionCodec
 
 import zoo
 from zoo.errors import UsageError, WeightsError
+from zoo.starting import start_from
 
 TINY = {
     "encoder.dim": 24, "encoder.depth": 1, "objective.decoder_dim": 16, "train.steps": 2,
@@ -100,3 +104,19 @@ def test_a_tokenizer_comes_along(tmp_path):
     second = zoo.pretrain("stdlib-mlm", tmp_path / "b", tmp_path / "2", options, progress=False)
     assert second.load().preprocess.assets() == first.load().preprocess.assets()
     assert same(second, first)
+
+
+@pytest.mark.skipif("ZOO_GOLDEN" in os.environ, reason="another set of fixtures is in use")
+def test_wav2vec2_continues_from_the_transformers_layout(tmp_path):
+    """The weights of the golden fixture: encoder and heads both come from the authors' names."""
+    fixture = next(f for f in discover() if f.kind == "wav2vec2")
+    weights = fixture.group("weights")
+    encoder, objective = build(fixture.config)
+    with torch.no_grad():
+        for parameter in (*encoder.parameters(), *objective.parameters()):
+            parameter.zero_()
+    save_file(weights, tmp_path / "model.safetensors")
+    start_from(str(tmp_path / "model.safetensors"), encoder, objective)
+    found = sum(p.double().abs().sum() for m in (encoder, objective) for p in m.parameters())
+    want = sum(w.double().abs().sum() for w in weights.values())
+    torch.testing.assert_close(found, want)
