@@ -61,7 +61,10 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
                 ranks = Ranks(size, train, shards, out, options, port=port)
                 if attempt < A_RUN and kills < KILLS:
                     ranks.wait(rng.uniform(0, whole))
-                    kills += ranks.end(rng.randrange(size))
+                    hit = ranks.end(rng.randrange(size))
+                    kills += hit
+                    if not hit:  # the first run was on a busier machine
+                        whole *= 0.6
                 results = ranks.results(timeout=60)
                 assert all(r is True or "WorkerError" in r for r in results.values()), results
                 if results == dict.fromkeys(range(size), True):
