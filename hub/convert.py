@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
-from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2, divide
+from zoo.hub.codet5p import CODET5P_RULES, check_codet5p, detect_codet5p
+from zoo.hub.modernbert import MODERNBERT_RULES, check_modernbert, detect_modernbert
+from zoo.hub.mosaicbert import MOSAICBERT_RULES, check_mosaicbert, detect_mosaicbert
+from zoo.hub.rules import Rules, State, divide
+from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
 __all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 def detect(state: State) -> str:
     """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
-    if name := detect_wav2vec2(state):
-        return name
+    for own in (detect_wav2vec2, detect_mosaicbert, detect_modernbert, detect_codet5p):
+        if name := own(state):
+            return name
     if any(key in state for key in ("encoder.cls_token", "encoder_ema.cls_token")):
         return "bird-mae-lightning"
     if any(key.startswith(("vit.", "decoder.decoder_")) for key in state):
@@ -159,8 +161,12 @@ def _from_transformers_vit_mae(state: State) -> Converted:
     return _from_mae(named)
 
 
-def _from_wav2vec2(state: State, layout: str) -> Converted:
-    return Converted(*divide(state, layout))
+def _by_rules(
+    state: State, rules: Rules, layout: str, check: Callable[[State], None] | None = None
+) -> Converted:
+    if check is not None:
+        check(state)
+    return Converted(*divide(state, rules, layout))
 
 
 def to_transformers_vit_mae(encoder: State, objective: State) -> State:
@@ -218,5 +224,16 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "mae": _from_mae,
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
-    **{name: partial(_from_wav2vec2, layout=name) for name in WAV2VEC2_LAYOUTS},
+    **{
+        name: partial(_by_rules, rules=rules, layout=name)
+        for name, rules in WAV2VEC2_LAYOUTS.items()
+    },
+    **{
+        name: partial(_by_rules, rules=rules, layout=name, check=check)
+        for name, rules, check in (
+            ("mosaicbert", MOSAICBERT_RULES, check_mosaicbert),
+            ("modernbert", MODERNBERT_RULES, check_modernbert),
+            ("codet5p", CODET5P_RULES, check_codet5p),
+        )
+    },
 }

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from zoo.hub.convert import convert
-from zoo.modalities.contracts import Encoder, LoadReport
+from zoo.modalities.contracts import Encoder, LoadReport, Preprocess
 from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
 
-__all__ = ["check_fit", "load_encoder", "read_state"]
+__all__ = ["check_fit", "load_beside", "load_encoder", "read_state"]
 
 _SHOWN = 10  # names of a list in an error
 
@@ -64,6 +64,16 @@ def load_encoder(
     return encoder.eval()
 
 
+def load_beside(preprocess: Preprocess, path: Path) -> None:
+    """Gives preprocessing the files that lie beside foreign weights, such as a tokenizer.
+
+    Raises:
+        DataError: a file that belongs to other weights.
+    """
+    files = [path.parent / name for name in preprocess.asset_names]
+    preprocess.load_assets({file.name: file.read_bytes() for file in files if file.is_file()})
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors of a file. Foreign pickles are read with `weights_only`, which runs no code.
 
@@ -89,7 +99,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         line = str(error).splitlines()[0]
         raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("state", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):

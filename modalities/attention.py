@@ -5,10 +5,10 @@ Notation: B samples, N tokens, T tokens of a packed batch, H heads, E width of a
 Rule (for tensors on the CPU / on CUDA):
     dense, no bias          SDPA, short half precision as plain products (1.3 to 3.7 times faster)
                             / xformers in half precision, SDPA in float32 (never silently cast)
-    padded, causal          SDPA with a mask
-    ALiBi                   SDPA with a dense bias, bucket by bucket where packed
-    packed                  buckets through SDPA / xformers' block-diagonal mask, else torch's
-    varlen
+    padded, causal, window  SDPA with a mask, or with a bias where there is ALiBi
+    packed                  SDPA one sequence after the other / xformers' block-diagonal mask
+    packed with a window    likewise / torch's varlen in half precision
+    packed with ALiBi       likewise with a bias / flex attention, the only one that knows both
 `ZOO_ATTENTION=sdpa` keeps to torch's kernels everywhere; the choice is logged once.
 
 xformers 0.0.35 is built for torch 2.10: under 2.11 its own library stays unloaded, and its
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from zoo.modalities.packing import Packed
+from zoo.modalities.seeing import Seeing, alibi_slopes
 
 __all__ = ["alibi_slopes", "attention", "available_backends", "rotary", "rotate"]
 
@@ -40,6 +41,7 @@ def attention(
     packed: Packed | None = None,
     valid: Tensor | None = None,
     slopes: Tensor | None = None,
+    window: int | None = None,
     causal: bool = False,
 ) -> Tensor:
     """Softmax attention with scale 1 / sqrt(E).
@@ -51,59 +53,89 @@ def attention(
         packed: how the T tokens divide into sequences that do not see each other.
         valid: (B, N) True at real tokens; the others are no keys, and their own rows mean nothing.
         slopes: (H,) ALiBi slopes: token j is seen from i with `-slope * |i - j|` added.
+        window: token i sees only |i - j| <= window.
         causal: token i sees only j <= i.
 
     Returns:
         Like `q`.
     """
+    seeing = Seeing(slopes=slopes, window=window, causal=causal)
     if packed is None:
-        return _dense(q, k, v, valid=valid, slopes=slopes, causal=causal)
+        return _dense(q, k, v, seeing, valid)
     if valid is not None:
         raise ValueError("a packed batch has no padding: give `packed` or `valid`, not both")
-    if slopes is None and q.is_cuda:
-        if (ops := _xformers(q)) is not None:
-            return _packed_xformers(ops, q, k, v, packed, causal)
-        if q.dtype in (torch.float16, torch.bfloat16):
-            return _packed_varlen(q, k, v, packed, causal)
-    return _one_by_one(q, k, v, packed, slopes, causal)
+    if not q.is_cuda:
+        return _one_by_one(q, k, v, packed, seeing)
+    if slopes is not None:
+        return _packed_flex(q, k, v, packed, seeing)
+    if window is None and (ops := _xformers(q)) is not None:
+        return _packed_xformers(ops, q, k, v, packed, causal)
+    if q.dtype in (torch.float16, torch.bfloat16):
+        return _packed_varlen(q, k, v, packed, seeing)
+    return _one_by_one(q, k, v, packed, seeing)
 
 
-def _dense(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    valid: Tensor | None,
-    slopes: Tensor | None,
-    causal: bool,
-) -> Tensor:
-    if valid is None and slopes is None:
-        ops = _xformers(q) if q.is_cuda and not causal else None
-        if ops is not None:
-            out: Tensor = ops.memory_efficient_attention(q, k, v)
-            return out
-        _say("sdpa")
-        short = q.device.type == "cpu" and q.dtype != torch.float32 and q.shape[1] <= _SHORT
+def _dense(q: Tensor, k: Tensor, v: Tensor, seeing: Seeing, valid: Tensor | None) -> Tensor:
+    if valid is None and not seeing.hides(q.shape[1]):
+        return _whole(q, k, v, seeing)
+    mask = seeing.mask(q.shape[1], q)
+    if valid is None:
+        return _sdpa(q, k, v, mask, causal=False)
+    real = valid[:, None, None, :]
+    if mask is None:
+        mask = real
+    elif mask.dtype == torch.bool:
+        mask = mask & real
+    else:
+        mask = mask.masked_fill(~real, float("-inf"))
+    return _sdpa(q, k, v, mask, causal=False)
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, seeing: Seeing) -> Tensor:
+    """Without a mask to read: every token sees all others, or all before it."""
+    ops = _xformers(q) if q.is_cuda and not seeing.causal else None
+    if ops is not None:
+        out: Tensor = ops.memory_efficient_attention(q, k, v)
+        return out
+    _say("sdpa")
+    short = q.device.type == "cpu" and q.dtype != torch.float32 and q.shape[1] <= _SHORT
+    if short and not seeing.causal:
         q, k, v = _heads_first(q, k, v)
-        if short and not causal:
-            weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-            return (weights.softmax(dim=-1) @ v).transpose(1, 2)
-        return scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
-    mask = _mask(q.shape[1], q, valid, slopes, causal)
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return (weights.softmax(dim=-1) @ v).transpose(1, 2)
+    return _sdpa(q, k, v, None, causal=seeing.causal)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    is_bias = mask is not None and mask.dtype != torch.bool
+    if mask is not None and is_bias and mask.is_cuda and (n := mask.shape[-1]) % 8:
+        # The memory-efficient kernel wants rows that start on 16 bytes.
+        mask = pad(mask, (0, 8 - n % 8))[..., :n]
     q, k, v = _heads_first(q, k, v)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
 
 
-def _one_by_one(
-    q: Tensor, k: Tensor, v: Tensor, packed: Packed, slopes: Tensor | None, causal: bool
-) -> Tensor:
-    """A dense call for each sequence: on every device, with ALiBi, and without a mask to read.
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, packed: Packed, seeing: Seeing) -> Tensor:
+    """A dense call for each sequence, or for neighbours of one length: everywhere, no padding.
 
-    On the CPU that beats padding like lengths together (benchmarks/speed/attention.py).
+    On the CPU that beats padding like lengths together (benchmarks/speed/attention.py). A mask is
+    made once for the longest; what depends on distances is the same in its upper left corner.
     """
-    pieces = zip(*(x.split(packed.lengths, dim=1) for x in (q, k, v)), strict=True)
-    parts = [_dense(*piece, valid=None, slopes=slopes, causal=causal) for piece in pieces]
-    return torch.cat(parts, dim=1)
+    longest = packed.longest
+    whole = None
+    if seeing.hides(longest):
+        whole = packed.once(("mask", seeing.key, q.dtype), lambda: seeing.mask(longest, q))
+    sizes = [n * count for n, count in packed.runs]
+    pieces = zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True)
+    parts = []
+    for (n, count), piece in zip(packed.runs, pieces, strict=True):
+        one, other, values = (x.unflatten(0, (count, n)) for x in piece)
+        if whole is None or not seeing.hides(n):
+            seen = _whole(one, other, values, seeing)
+        else:
+            seen = _sdpa(one, other, values, whole[..., :n, :n], causal=False)
+        parts.append(seen.flatten(0, 1))
+    return torch.cat(parts).unsqueeze(0)
 
 
 def _packed_xformers(
@@ -115,36 +147,23 @@ def _packed_xformers(
     return out
 
 
-def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, causal: bool) -> Tensor:
+def _packed_flex(q: Tensor, k: Tensor, v: Tensor, packed: Packed, seeing: Seeing) -> Tensor:
+    from zoo.modalities.flex import packed_flex  # half a second that only CUDA needs
+
+    _say("torch flex")
+    return packed_flex(q, k, v, packed, seeing)
+
+
+def _packed_varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, seeing: Seeing) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     _say("torch varlen")
     starts, longest = packed.cu_seqlens, packed.longest
-    window = (-1, 0) if causal else (-1, -1)
+    side = -1 if seeing.window is None else seeing.window
+    window = (side, 0 if seeing.causal else side)
     out = varlen_attn(q[0], k[0], v[0], starts, starts, longest, longest, window_size=window)
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)
-
-
-def _mask(
-    n: int, like: Tensor, valid: Tensor | None, slopes: Tensor | None, causal: bool
-) -> Tensor:
-    """Broadcasts to (B, H, N, N): boolean (True = seen) without slopes, else an additive bias."""
-    positions = torch.arange(n, device=like.device)
-    seen = None if valid is None else valid[:, None, None, :]
-    if causal:
-        past = positions[:, None] >= positions[None, :]
-        seen = past if seen is None else seen & past
-    if slopes is None:
-        assert seen is not None
-        return seen
-    distance = (positions[:, None] - positions[None, :]).abs()
-    bias = (-slopes.view(-1, 1, 1) * distance).to(like.dtype).unsqueeze(0)
-    if seen is not None:
-        bias = bias.masked_fill(~seen, float("-inf"))
-    if like.is_cuda and n % 8:  # the memory-efficient kernel wants rows that start on 16 bytes
-        bias = pad(bias, (0, 8 - n % 8))[..., :n]
-    return bias
 
 
 def _heads_first(*tensors: Tensor) -> list[Tensor]:
@@ -194,16 +213,6 @@ def available_backends() -> list[str]:
         if _import_xformers() is not None:
             names.append("xformers (cuda)")
     return names
-
-
-def alibi_slopes(heads: int) -> Tensor:
-    """(H,) slopes of ALiBi (arXiv 2108.12409); head counts that are no power of two included."""
-    power = 1 << (heads.bit_length() - 1)
-    slopes = [2.0 ** (-8 * i / power) for i in range(1, power + 1)]
-    if power < heads:
-        finer = [2.0 ** (-4 * i / power) for i in range(1, 2 * power + 1)]
-        slopes += finer[0::2][: heads - power]
-    return torch.tensor(slopes)
 
 
 def rotary(positions: Tensor, width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:

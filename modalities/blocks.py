@@ -1,4 +1,4 @@
-"""The pre-norm transformer block that all encoders and decoders share.
+"""The pre-norm transformer block that encoders and decoders of grids share, and its attention.
 
 timm has these parts too, and its names are kept (`attn.qkv`, `mlp.fc1`, ...) so that its
 checkpoints fit. They are written out because importing timm costs several times more than loading
@@ -33,47 +33,38 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
+        return self.proj(self.mix(x, attend))
+
+    def mix(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, N, D) -> (B, N, D): what the heads saw, before the projection."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return self.proj(attend(q, k, v).flatten(-2))
+        return attend(q, k, v).flatten(-2)
 
 
 class Mlp(nn.Module):
-    """Two layers around an exact GELU; `gated`: GeGLU (arXiv 2002.05202), first half activated."""
+    """Two layers around an exact GELU."""
 
-    def __init__(self, dim: int, hidden: int, *, gated: bool = False, bias: bool = True) -> None:
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.gated = gated
-        self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden, bias=bias)
-        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = self.fc1(x)
-        if self.gated:
-            active, gate = x.chunk(2, dim=-1)
-            return self.fc2(gelu(active) * gate)
-        return self.fc2(gelu(x))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
-        self,
-        dim: int,
-        heads: int,
-        hidden: int,
-        *,
-        norm_eps: float,
-        gated: bool = False,
-        bias: bool = True,
-        drop_path: float = 0.0,
+        self, dim: int, heads: int, hidden: int, *, norm_eps: float, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps, bias=bias)
-        self.attn = Attention(dim, heads, bias=bias)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps, bias=bias)
-        self.mlp = Mlp(dim, hidden, gated=gated, bias=bias)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden)
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:

@@ -4,8 +4,8 @@ Notation: B samples, N tokens of a sample, T tokens of a packed batch, D width, 
 P values a token was made from.
 
 A batch is a dict of tensors. Where sequences are packed, their tokens lie end to end and `lengths`
-(B,) says how long each is; `lengths` stays on the host, because the shape of the work depends on
-it.
+(B,) says how long each is; `lengths` and any `..._lengths` stay on the host, because the shape of
+the work depends on them.
 """
 
 from abc import ABC, abstractmethod
@@ -23,6 +23,7 @@ from zoo.errors import DataError
 __all__ = [
     "Batch",
     "Buffer",
+    "CausalEncoder",
     "Codec",
     "Encoder",
     "Features",
@@ -34,6 +35,8 @@ __all__ = [
     "TokenEncoder",
     "Tokens",
     "VocabularyEncoder",
+    "WordPreprocess",
+    "WriterEncoder",
     "decode_label",
     "to_device",
 ]
@@ -102,6 +105,8 @@ class Preprocess(ABC):
     It travels with the weights, so that a checkpoint and its transform never part.
     """
 
+    asset_names: ClassVar[tuple[str, ...]] = ()  # files that foreign weights bring along
+
     @abstractmethod
     def __call__(self, raw: Raw) -> Batch:
         """Tensors of one sample, deterministic: what inference uses."""
@@ -132,6 +137,29 @@ class Preprocess(ABC):
 
     def load_assets(self, assets: Mapping[str, bytes]) -> None:  # noqa: B027
         """Takes back what `assets` gave; names it does not know are ignored."""
+
+
+class WordPreprocess(Preprocess):
+    """A preprocessing of text that knows which tokens make up a word."""
+
+    @abstractmethod
+    def words(
+        self, sample: Sample, *, identifiers: bool = False, lexicon: frozenset[str] = frozenset()
+    ) -> Batch:
+        """What masking by whole words needs beside the N ids of a decoded sample.
+
+        Args:
+            sample: of text.
+            identifiers: a name of the source code is one word at all its places, and preferred.
+            lexicon: words in lower case that are preferred.
+
+        Returns:
+            `word` (N,) int64: the number of each token's word, -1 at special tokens; `preferred`
+            (N,) bool.
+
+        Raises:
+            DataError: identifiers of a text in a language that is not known.
+        """
 
 
 class Codec(ABC):
@@ -183,6 +211,11 @@ class Encoder(nn.Module, ABC):
     def forward(self, batch: Batch) -> Features:
         """Features of a batch."""
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of the pooled features, where a projection makes it another one than `dim`."""
+        return self.dim
+
     def init_buffers(self) -> None:
         """(Re)computes the buffers that no file holds; called again after loading from meta."""
 
@@ -202,14 +235,14 @@ class Encoder(nn.Module, ABC):
             progress: a bar on the terminal; by default for more than one batch on a terminal.
 
         Returns:
-            (len(inputs), dim) float32, in the order of the inputs.
+            (len(inputs), embed_dim) float32, in the order of the inputs.
 
         Raises:
             DataError: an input cannot be read; the message names it.
         """
         if isinstance(inputs, str | bytes | Path):
             inputs = [inputs]
-        rows = np.empty((len(inputs), self.dim), dtype=np.float32)
+        rows = np.empty((len(inputs), self.embed_dim), dtype=np.float32)
         device = next(self.parameters()).device
         was_training = self.training
         self.eval()
@@ -281,8 +314,42 @@ class VocabularyEncoder(TokenEncoder):
     needs_words = "token ids of a vocabulary"
     vocab_size: int
     mask_id: int
-    num_special: int  # ids below this are never masked nor drawn as replacements
+    ordinary: range  # ids of text: no other one is masked, or drawn as a replacement
     embedding: nn.Embedding
+
+    def states(self, batch: Batch, index: Tensor) -> Tensor:
+        """(M, D) last states of the tokens at `index` (M,) into all tokens of the batch."""
+        return self.encode(self.tokenize(batch)).x.flatten(0, 1).index_select(0, index)
+
+
+class CausalEncoder(VocabularyEncoder):
+    """A vocabulary encoder that can also read from left to right only."""
+
+    needs_words = "token ids of a vocabulary and attention that can be made causal"
+
+    @abstractmethod
+    def encode(self, tokens: Tokens, *, causal: bool = False) -> Tokens:
+        """The trunk; with `causal` a token sees none after it."""
+
+
+class WriterEncoder(VocabularyEncoder):
+    """A vocabulary encoder with a decoder that writes ids of the same vocabulary."""
+
+    needs_words = "a decoder that writes token ids"
+    decoder_start_id: int  # what the decoder reads first
+
+    @abstractmethod
+    def decode(self, features: Features, batch: Batch) -> Tensor:
+        """States (1, T, D) of the decoder.
+
+        Args:
+            features: of the encoder, for the same texts.
+            batch: `decoder_ids` (T,) with `decoder_lengths` (B,), packed, what the decoder reads.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States (..., D) of the decoder -> (..., V)."""
 
 
 def decode_label(data: bytes) -> int:
@@ -302,7 +369,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     return {
-        name: value if name == "lengths" else value.to(device, non_blocking=True)
+        name: value if name.endswith("lengths") else value.to(device, non_blocking=True)
         for name, value in batch.items()
     }
 

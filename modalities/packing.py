@@ -7,9 +7,10 @@ built once a batch, on the host, and shared by all layers.
 Notation: B sequences, T tokens in all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
 __all__ = ["Packed"]
+
+T = TypeVar("T")
 
 
 class Packed:
@@ -36,6 +39,13 @@ class Packed:
         self._sizes = sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self.device = device or torch.device("cpu")
+        self._made: dict[object, object] = {}
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first layer that asks and kept for the others."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast(T, self._made[key])
 
     @property
     def lengths(self) -> list[int]:
@@ -51,6 +61,11 @@ class Packed:
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return int(self._sizes.max())
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbours of one length: (tokens of each, how many they are)."""
+        return [(n, len(list(run))) for n, run in groupby(self.lengths)]
 
     @cached_property
     def cu_seqlens(self) -> Tensor:

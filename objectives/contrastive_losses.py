@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent.
+"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent, supervised.
 
 Sample i is (a_i, b_i): two views, or an image and its text; towers and projections are outside.
 Every process gives its own n of the N samples and gets the mean loss of those n, with all N as
@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
 
-__all__ = ["info_nce", "nt_xent", "sigmoid_loss"]
+__all__ = ["info_nce", "nt_xent", "sigmoid_loss", "supervised_contrastive"]
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
@@ -55,6 +55,33 @@ def nt_xent(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     negatives, _ = log_sum_exp(views.flatten(0, 1), batch.gather(views).flatten(0, 1), scale, pairs)
     positive = scale * (a * b).sum(1)
     return softplus(negatives.unflatten(0, (-1, 2)) - positive[:, None]).mean()
+
+
+def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """SupCon (arXiv 2004.11362): each vector finds all others of its class.
+
+    -1/N sum_i 1/|P(i)| sum_{p in P(i)} log(exp x_ip / sum_{j != i} exp x_ij), P(i) the others of
+    i's class; a vector whose class has no other is left out of the mean.
+
+    Args:
+        a: (n, D) float32 of unit length.
+        labels: (n,) classes.
+        scale: one number.
+    """
+    batch = GlobalBatch.of(a)
+    everyone, classes = batch.gather(a), batch.gather(labels)
+    pairs = _pairs(batch, a)
+    rows, _ = log_sum_exp(a, everyone, scale, pairs)
+    # The mean of x_ip over p is x_i with the mean of its class, so no (n, N) logits are needed.
+    names, which = classes.unique(return_inverse=True)
+    sums = everyone.new_zeros(len(names), a.shape[1]).index_add(0, which, everyone)
+    own = which[batch.own]
+    others = which.bincount(minlength=len(names))[own] - 1
+    positive = scale * (a * (sums[own] - a)).sum(1) / others.clamp(min=1)
+    has_other = others > 0
+    # Each process weighs its part by n / N: a mean over all vectors that count needs n / N back.
+    total = (which.bincount(minlength=len(names))[which] > 1).sum().clamp(min=1)
+    return ((rows - positive) * has_other).mean() * (len(which) / total)
 
 
 def _pairs(batch: GlobalBatch, rows: Tensor, *, views: int = 1) -> Pairs:

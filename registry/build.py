@@ -33,11 +33,22 @@ ARCHITECTURES = {
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
+    "t5": "zoo.modalities.code.t5:T5",
+    "t5_encoder": "zoo.modalities.code.t5:T5Encoder",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
+    "replaced_token": "zoo.objectives.replaced_token:ReplacedToken",
+    "causal_lm": "zoo.objectives.causal_lm:CausalLM",
+    "biphasic": "zoo.objectives.biphasic:Biphasic",
+    "dupmae": "zoo.objectives.dupmae:DupMAE",
+    "span_denoising": "zoo.objectives.span_denoising:SpanDenoising",
+    "ul2": "zoo.objectives.ul2:UL2",
     "contrastive": "zoo.objectives.contrastive:ViewContrastive",
+    "text_code": "zoo.objectives.text_code:TextCode",
+    "text_code_matching": "zoo.objectives.text_code_matching:TextCodeMatching",
+    "supervised_contrastive": "zoo.objectives.supervised_contrastive:SupervisedContrastive",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
 }
 CODECS = {

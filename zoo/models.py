@@ -9,7 +9,7 @@ import torch
 
 from zoo.errors import UsageError
 from zoo.hub.export import CONFIG, load_export
-from zoo.hub.weights import load_encoder
+from zoo.hub.weights import load_beside, load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import build_encoder, encoder_spec
 from zoo.registry.catalogue import card, find
@@ -109,7 +109,9 @@ def _from_catalogue(
     if not all(entry.may_be_shared for entry in published):
         _say_unlicensed(row.name)
     if weights is not None:
-        return load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
+        encoder = load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
+        load_beside(encoder.preprocess, Path(weights))
+        return encoder
     if not published:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.hub.convert import convert
-from zoo.hub.weights import check_fit, read_state
+from zoo.hub.weights import check_fit, load_beside, read_state
 from zoo.modalities.contracts import Encoder
 from zoo.models import load
 from zoo.objectives.contract import Objective
@@ -42,6 +42,8 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
     else:
         converted = convert(read_state(path))
         weights, heads = converted.encoder, converted.objective
+        if not encoder.preprocess.ready:
+            load_beside(encoder.preprocess, path)
     encoder.adapt(weights)
     check_fit(encoder, weights, path)
     encoder.load_state_dict(weights)

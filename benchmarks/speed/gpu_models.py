@@ -166,7 +166,7 @@ def _code(device: torch.device, *, tiny: bool) -> Workload:
     task = build_objective({"name": "masked_lm"}, encoder)
     assert isinstance(encoder, CodeEncoder)
     assert isinstance(task, MaskedLM)
-    ratio, ordinary = task.config.mask_ratio, (encoder.num_special, encoder.vocab_size)
+    ratio, ordinary = task.config.mask_ratio, (encoder.ordinary.start, encoder.ordinary.stop)
 
     def batch(size: int) -> Batch:
         total = size * MEAN_LENGTH  # the same in every batch, as with a budget of tokens

@@ -3,37 +3,61 @@
 Notation: B texts, N tokens of a text, T tokens of a batch.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from zoo.modalities.code.tokenizer import Tokenizer
-from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+from zoo.modalities.code.tokenizer import SPECIAL_TOKENS, Tokenizer
+from zoo.modalities.code.words import mark_words, names_of
+from zoo.modalities.contracts import Batch, Raw, Sample, WordPreprocess
 
 from zoo.errors import DataError, UsageError
 
 __all__ = ["CodePreprocess", "CodePreprocessConfig"]
 
 TOKENIZER_FILE = "tokenizer.json"
+_OWN = ("start_id=1", "end_id=2", "mask_id=3", "ordinary_ids=none")
+_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePreprocessConfig:
-    """Constants that belong to a set of weights; the tokenizer is stored beside them."""
+    """Constants that belong to a set of weights; the tokenizer is stored beside them.
 
-    max_length: int = 512  # tokens of a text, `<s>` and `</s>` included; the rest is cut
+    The ids are those of a tokenizer that zoo trains; published ones have others.
+    """
+
+    max_length: int = 512  # tokens of a text, start and end included; the rest is cut
+    start_id: int = Tokenizer.start_id  # `<s>`, or what stands for it
+    end_id: int = Tokenizer.end_id
+    mask_id: int = Tokenizer.mask_id
+    ordinary_ids: tuple[int, int] | None = None  # of text: from, to below; all after the four
+
+    def ordinary(self, vocab_size: int) -> range:
+        """Ids of text, the only ones that masking may hide or show at random."""
+        return range(*(self.ordinary_ids or (len(SPECIAL_TOKENS), vocab_size)))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the ids are those of a tokenizer that zoo trains."""
+        mine = (Tokenizer.start_id, Tokenizer.end_id, Tokenizer.mask_id)
+        return (self.start_id, self.end_id, self.mask_id) == mine
 
 
-class CodePreprocess(Preprocess):
+class CodePreprocess(WordPreprocess):
     """Text, path or decoded sample -> {"ids": int64 (N,)} as `<s> ... </s>`.
 
-    A `str` is source text, a `Path` a file of it.
+    A `str` is source text, a `Path` a file of it. `cut` counts the texts that were too long.
     """
+
+    asset_names = (TOKENIZER_FILE,)
 
     def __init__(self, config: CodePreprocessConfig, *, vocab_size: int) -> None:
         self.config, self.vocab_size = config, vocab_size
         self._tokenizer: Tokenizer | None = None
+        self.cut = 0
 
     @property
     def ready(self) -> bool:
@@ -56,8 +80,22 @@ class CodePreprocess(Preprocess):
 
     def __call__(self, raw: Raw) -> Batch:
         """Ids of one text, cut to `max_length`."""
-        ids = self.tokenizer.encode(_text(raw))[: self.config.max_length - 2]
-        return {"ids": torch.tensor([Tokenizer.start_id, *ids, Tokenizer.end_id])}
+        config, ids = self.config, self.tokenizer.encode(_text(raw))
+        if len(ids) > config.max_length - 2:
+            if not self.cut:
+                _log.warning("texts of more than %d tokens are cut", config.max_length)
+            self.cut += 1
+        ids = ids[: config.max_length - 2]
+        return {"ids": torch.tensor([config.start_id, *ids, config.end_id])}
+
+    def words(
+        self, sample: Sample, *, identifiers: bool = False, lexicon: frozenset[str] = frozenset()
+    ) -> Batch:
+        """`word` and `preferred` (N,) of the ids that `__call__` gives."""
+        text, facts = _text(sample), sample.get("facts")
+        names = names_of(text, facts if isinstance(facts, dict) else {}) if identifiers else ()
+        tokens = self.tokenizer.spans(text)[: self.config.max_length - 2]
+        return mark_words(text, tokens, names=names, lexicon=lexicon)
 
     def length(self, sample: Batch) -> int:
         """How many ids it has."""
@@ -67,10 +105,13 @@ class CodePreprocess(Preprocess):
         """Packs: every field end to end, plus `lengths` (B,).
 
         A field called `*_index` points at tokens of its own text; it is shifted to keep doing so.
+        `decoder_ids`, what a decoder reads, get `decoder_lengths` of their own.
         """
         lengths = torch.tensor([len(sample["ids"]) for sample in samples])
         starts = lengths.cumsum(0) - lengths
         batch = {}
+        if "decoder_ids" in samples[0]:
+            batch["decoder_lengths"] = torch.tensor([len(s["decoder_ids"]) for s in samples])
         for name in samples[0]:
             parts = [sample[name] for sample in samples]
             if name.endswith("_index"):
@@ -79,7 +120,17 @@ class CodePreprocess(Preprocess):
         return batch | {"lengths": lengths}
 
     def fit(self, samples: Iterable[Sample]) -> None:
-        """Trains the tokenizer on the samples' texts."""
+        """Trains the tokenizer on the samples' texts.
+
+        Raises:
+            UsageError: the ids are those of a published tokenizer.
+        """
+        if not self.config.trains:
+            raise UsageError(
+                f"this encoder's ids are those of a published tokenizer: put its {TOKENIZER_FILE} "
+                "beside the weights (train.init=FILE), or train one of your own with "
+                f"{' '.join(f'preprocess.{option}' for option in _OWN)}"
+            )
         self._tokenizer = Tokenizer.train((_text(sample) for sample in samples), self.vocab_size)
 
     def assets(self) -> dict[str, bytes]:
@@ -90,15 +141,26 @@ class CodePreprocess(Preprocess):
         """Takes tokenizer.json.
 
         Raises:
-            DataError: it is no tokenizer, or has more ids than the encoder's table.
+            DataError: it is no tokenizer, or not the one that the weights were trained with.
         """
         if TOKENIZER_FILE not in assets:
             return
-        tokenizer = Tokenizer.from_bytes(assets[TOKENIZER_FILE])
+        tokenizer, config = Tokenizer.from_bytes(assets[TOKENIZER_FILE]), self.config
         if tokenizer.vocab_size > self.vocab_size:
             raise DataError(
-                f"the tokenizer has {tokenizer.vocab_size} ids, the encoder only {self.vocab_size}"
+                f"{TOKENIZER_FILE}: {tokenizer.vocab_size} ids, but the encoder's table has only "
+                f"{self.vocab_size} rows: take the tokenizer of these weights"
             )
+        for what, number in (
+            ("start", config.start_id),
+            ("end", config.end_id),
+            ("mask", config.mask_id),
+        ):
+            if not tokenizer.special(number):
+                raise DataError(
+                    f"{TOKENIZER_FILE}: id {number} should be the {what} token, but is "
+                    f"{tokenizer.token(number)!r}: take the tokenizer of these weights"
+                )
         self._tokenizer = tokenizer
 
 

@@ -1,6 +1,8 @@
-"""Byte-level BPE, trained with the `tokenizers` library and stored with the weights.
+"""Tokenizers: one's own, or whatever published weights were trained with.
 
-No normaliser and no added blank: indentation is meaning in code, and the round trip is exact.
+One's own is a byte-level BPE, trained with the `tokenizers` library. It has no normaliser and no
+added blank: indentation is meaning in code, and the round trip is exact. Published ones (WordPiece
+of BERT, byte-level BPE of ModernBERT and CodeT5+) are read from their `tokenizer.json`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,15 +21,14 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
 
 
 class Tokenizer:
-    """Text <-> ids; ids 0 to 3 are `<pad>`, `<s>`, `</s>`, `<mask>`."""
+    """Text <-> ids. A trained one has ids 0 to 3 for `<pad>`, `<s>`, `</s>` and `<mask>`."""
 
     pad_id, start_id, end_id, mask_id = range(len(SPECIAL_TOKENS))
 
     def __init__(self, inner: _Tokenizer) -> None:
-        found = tuple(inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
-        if found != SPECIAL_TOKENS:
-            raise DataError(f"tokenizer ids 0-3 are {found}, expected {SPECIAL_TOKENS}")
         inner.encode_special_tokens = True  # "<mask>" in somebody's source is text, not a mask
+        inner.no_truncation()  # published files may hold a length of their own
+        inner.no_padding()
         self._inner = inner
 
     @classmethod
@@ -50,8 +51,6 @@ class Tokenizer:
         """From the JSON that `to_bytes` gave."""
         try:
             return cls(_Tokenizer.from_str(data.decode()))
-        except DataError:
-            raise
         except Exception as error:  # the library raises bare Exception for any malformed file
             raise DataError(f"not a tokenizer file: {error}") from None
 
@@ -61,12 +60,26 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids in use."""
-        return int(self._inner.get_vocab_size())
+        """The highest id, and one."""
+        return int(max(self._inner.get_vocab().values(), default=-1)) + 1
+
+    def special(self, number: int) -> bool:
+        """Whether an id stands for no text."""
+        token = self._inner.get_added_tokens_decoder().get(number)
+        return token is not None and bool(token.special)
+
+    def token(self, number: int) -> str | None:
+        """How an id is written; None where it is not in use."""
+        found = self._inner.id_to_token(number)
+        return None if found is None else str(found)
 
     def encode(self, text: str) -> list[int]:
         """Ids without special tokens; a special token's text is encoded like any other text."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each id of `encode` stands, in characters."""
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens shown."""

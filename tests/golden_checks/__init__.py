@@ -5,6 +5,8 @@ from golden_checks import (
     audio_features,
     audio_probe,
     audio_wav2vec2,
+    code,
+    code_encoders,
     contrastive,
     data,
     selection,
@@ -23,6 +25,8 @@ CHECKS = {
     **audio_features.CHECKS,
     **audio_probe.CHECKS,
     **audio_wav2vec2.CHECKS,
+    **code.CHECKS,
+    **code_encoders.CHECKS,
 }
 
 __all__ = ["CHECKS", "Fixture", "discover"]

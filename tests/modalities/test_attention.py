@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from zoo.modalities.attention import alibi_slopes, attention, rotary, rotate
+from zoo.modalities.flex import packed_flex
 from zoo.modalities.packing import Packed
+from zoo.modalities.seeing import Seeing
 
 LENGTHS = [[5], [3, 1, 9, 2], [17, 16, 15, 4, 4, 1], [1, 1, 1]]
 
@@ -103,6 +105,37 @@ def test_no_leakage_between_sequences(alibi):
     assert not torch.equal(before[:, 6:17], after[:, 6:17])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("window", [1, 4, 40])
+def test_window(window, alibi, causal):
+    lengths = [3, 1, 19, 2]
+    packed, offset = Packed(lengths), torch.arange(25)[:, None] - torch.arange(25)
+    q, k, v = qkv(1, packed.total)
+    slopes = alibi_slopes(3) if alibi else None
+    options = {"slopes": slopes, "window": window, "causal": causal}
+    seen = (offset.abs() <= window) & ((offset >= 0) | (not causal))
+    close(attention(q, k, v, **options), plain(q, k, v, seen, slopes))
+    together = packed.sequence_ids[:, None] == packed.sequence_ids
+    close(attention(q, k, v, packed=packed, **options), plain(q, k, v, seen & together, slopes))
+    valid = torch.arange(25) < 20
+    close(
+        attention(q, k, v, valid=valid[None], **options)[:, valid],
+        plain(q, k, v, seen & valid, slopes)[:, valid],
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # it would rather be compiled
+@pytest.mark.parametrize("options", [{}, {"window": 4}, {"causal": True}])
+def test_flex_agrees(options):
+    """What CUDA runs compiled; the same function runs anywhere, slowly."""
+    packed = Packed([3, 1, 19, 2])
+    q, k, v = qkv(1, packed.total, width=16)
+    slopes = alibi_slopes(3)
+    got = packed_flex(q, k, v, packed, Seeing(slopes=slopes, **options))
+    torch.testing.assert_close(got, attention(q, k, v, packed=packed, slopes=slopes, **options))
+
+
 def test_packed_and_padding_exclude_each_other():
     q, k, v = qkv(1, 4)
     with pytest.raises(ValueError, match="not both"):
@@ -173,3 +206,19 @@ def test_cuda_backends_agree(width, dtype, backend, monkeypatch):
     torch.testing.assert_close(got, want, **tolerance)
     dense = attention(q, k, v).cpu().double()
     torch.testing.assert_close(dense, plain(*(x.cpu() for x in (q, k, v))), **tolerance)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("window", [None, 8])
+def test_cuda_agrees_with_alibi_and_windows(window, alibi):
+    packed = Packed([33, 7, 120], torch.device("cuda"))
+    q, k, v = (torch.randn(1, 160, 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    slopes = alibi_slopes(4).cuda() if alibi else None
+    got = attention(q, k, v, packed=packed, slopes=slopes, window=window).cpu().double()
+    offset = torch.arange(160)[:, None] - torch.arange(160)
+    same = (packed.sequence_ids[:, None] == packed.sequence_ids[None, :]).cpu()
+    seen = same if window is None else same & (offset.abs() <= window)
+    want = plain(*(x.cpu() for x in (q, k, v)), seen, None if slopes is None else slopes.cpu())
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-2)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig, corrupt
+from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from zoo.objectives.masking import MaskingConfig, Vocabulary, corrupt
 
 import zoo
 
@@ -9,14 +10,9 @@ SPECIAL, MASK, VOCAB = 4, 3, 100
 
 
 def run(ids, seed=0, **options):
-    return corrupt(
-        ids,
-        MaskedLMConfig(**options),
-        mask_id=MASK,
-        num_special=SPECIAL,
-        vocab_size=VOCAB,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    vocabulary = Vocabulary(size=VOCAB, mask_id=MASK, ordinary=range(SPECIAL, VOCAB))
+    generator = torch.Generator().manual_seed(seed)
+    return corrupt({"ids": ids}, MaskingConfig(**options), vocabulary, generator)
 
 
 def test_shares_are_as_stated():
@@ -71,8 +67,9 @@ def test_loss_is_cross_entropy_of_the_hidden_tokens(pair):
     batch = encoder.preprocess.collate([view, view])
     losses = objective(encoder, batch)
     states = encoder(batch).tokens[0]
-    logits = objective.norm(torch.nn.functional.gelu(objective.dense(states)))
-    logits = logits @ encoder.embedding.weight.T + objective.bias
+    head = objective.head
+    logits = head.norm(torch.nn.functional.gelu(head.dense(states)))
+    logits = logits @ encoder.embedding.weight.T + head.bias
     labels = torch.full((len(batch["ids"]),), -100)
     labels[batch["target_index"]] = batch["target_ids"]
     torch.testing.assert_close(losses.total, cross_entropy(logits, labels))

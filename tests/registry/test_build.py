@@ -1,7 +1,11 @@
+from dataclasses import is_dataclass
+
 import pytest
 import torch
+from zoo.objectives.contract import Objective
 from zoo.registry.build import (
     OBJECTIVES,
+    _objective,
     build_encoder,
     build_objective,
     encoder_spec,
@@ -17,7 +21,9 @@ SMALL = {"dim": 24, "depth": 1, "heads": 2}
 TINY = {
     "vit": SMALL,
     "spectrogram_vit": SMALL,
-    "code": SMALL,
+    "code": SMALL | {"hidden": 32},
+    "t5": SMALL | {"decoder_depth": 1, "head_dim": 8, "hidden": 32},
+    "t5_encoder": SMALL | {"head_dim": 8, "hidden": 32, "embed_dim": 16},
     "wav2vec2": SMALL
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
 }
@@ -27,7 +33,11 @@ TINY = {
 def test_every_model_trains_with_its_objective(name):
     """Build, views, forward, backward; every trainable parameter gets a gradient."""
     card = zoo.card(name)
-    encoder = zoo.create(name, seed=0, **TINY[card.encoder["name"]])
+    if card.recipe is None:
+        pytest.skip("its card only describes published weights")
+    encoder = zoo.create(
+        name, seed=0, preprocess=OWN_IDS[card.modality], **TINY[card.encoder["name"]]
+    )
     options = dict(card.recipe.objective)
     for key in options:
         if key.endswith("heads"):
@@ -51,6 +61,11 @@ def test_every_model_trains_with_its_objective(name):
     assert features.pooled.shape == (len(samples), encoder.dim)
 
 
+# Of a tokenizer that the test trains.
+OWN = {"start_id": 1, "end_id": 2, "mask_id": 3, "ordinary_ids": None}
+OWN_IDS = {"code": OWN, "vision": {}, "audio": {}}
+
+
 def raw(encoder):
     if encoder.modality == "code":
         texts = ["def f(x):\n    return x + 1\n", "y = [i for i in range(9)]\n", "pass\n"]
@@ -65,6 +80,8 @@ def raw(encoder):
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_recipe_resolves_completely(name):
+    if zoo.card(name).recipe is None:
+        pytest.skip("its card only describes published weights")
     recipe = resolve_recipe(name, "shards/")
     assert read(Recipe, to_table(recipe), where="again") == recipe
     assert resolve_recipe(name, "shards/").encoder.keys() > {"name", "dim", "depth", "heads"}
@@ -114,4 +131,8 @@ def test_learning_rate_scales_with_the_batch():
 
 
 def test_objectives_state_what_they_need():
-    assert set(OBJECTIVES) == {"contrastive", "mae", "masked_lm", "wav2vec2"}
+    for name in OBJECTIVES:
+        task = _objective({"name": name})
+        assert issubclass(task, Objective)
+        assert task.requires.needs_words
+        assert is_dataclass(task.config_class)

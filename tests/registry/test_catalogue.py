@@ -12,7 +12,7 @@ from zoo.errors import ConfigError, UnknownNameError
 
 def test_list_filters():
     assert zoo.list_models("mae*") == ["mae-base", "mae-huge", "mae-large"]
-    assert zoo.list_models(modality="code") == ["stdlib-mlm-tiny"]
+    assert zoo.list_models("stdlib*", modality="code") == ["stdlib-mlm-tiny"]
     assert zoo.list_models("mae-b*", tags=True) == ["mae-base.in1k"]
     assert zoo.list_models("mae*", pretrained=True) == zoo.list_models("mae*")
     assert "digits-mae-tiny" not in zoo.list_models(pretrained=True)

@@ -136,11 +136,11 @@ def _masked_tokens(
         return [encoder.preprocess(text.text)["ids"] for text in texts]
 
     texts = hide(ids(test), objective, seed=0)
-    table = Bigrams(ids(train), objective.vocab_size)
+    table = Bigrams(ids(train), objective.vocabulary.size)
     found = {
         "unigram": table.unigram(texts),
-        "left": table.left(texts, objective.mask_id),
-        "both": table.both(texts, objective.mask_id),
+        "left": table.left(texts, objective.vocabulary.mask_id),
+        "both": table.both(texts, objective.vocabulary.mask_id),
         "model": guesses(encoder, objective, texts),
     }
     truth = torch.cat([text.truth for text in texts])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.modalities.contracts import Encoder
-from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig, corrupt
+from zoo.objectives.masked_lm import MaskedLM
+from zoo.objectives.masking import MaskingConfig, corrupt
 
 __all__ = ["Bigrams", "Hidden", "guesses", "hide"]
 
@@ -38,17 +39,10 @@ class Hidden:
 def hide(texts: Iterable[Tensor], objective: MaskedLM, *, seed: int) -> list[Hidden]:
     """Hides 15 % of each text's ordinary tokens, all behind the mask."""
     generator = torch.Generator().manual_seed(seed)
-    plain = MaskedLMConfig(mask_ratio=HIDDEN_SHARE, keep_share=0.0, random_share=0.0)
+    plain = MaskingConfig(mask_ratio=HIDDEN_SHARE, keep_share=0.0, random_share=0.0)
     out = []
     for ids in texts:
-        shown, index = corrupt(
-            ids,
-            plain,
-            mask_id=objective.mask_id,
-            num_special=objective.num_special,
-            vocab_size=objective.vocab_size,
-            generator=generator,
-        )
+        shown, index = corrupt({"ids": ids}, plain, objective.vocabulary, generator)
         out.append(Hidden(shown, index, ids[index]))
     return out
 

@@ -16,7 +16,7 @@ from zoo.data.shard.write import MANIFEST
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.code.functions import python_functions
 
-__all__ = ["is_held_out", "write_stdlib"]
+__all__ = ["DROPPED", "DROPPED_FOLDERS", "digest_of", "is_held_out", "write_stdlib"]
 
 DROPPED = frozenset(
     [
@@ -52,8 +52,12 @@ class _Item:
 
 def is_held_out(module: str) -> bool:
     """Whether a top-level module belongs to the test side."""
-    digest = hashlib.md5(module.encode(), usedforsecurity=False)
-    return int(digest.hexdigest(), 16) % 5 == 0
+    return digest_of(module) % 5 == 0
+
+
+def digest_of(module: str) -> int:
+    """A module's number, by which it gets its side: the same on every machine."""
+    return int(hashlib.md5(module.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
 def write_stdlib(folder: Path, *, most: int | None = None) -> dict[str, Path]:

@@ -55,10 +55,14 @@ class Tuned(nn.Module):
         return self.head(token_map(self.encoder, batch).x)
 
 
-def build_head(kind: HeadKind, encoder: Encoder, classes: int, tokens: TokenMap) -> Head:
-    """A head with random weights for an encoder whose token map looks like `tokens`."""
+def build_head(kind: HeadKind, encoder: Encoder, classes: int, tokens: TokenMap | None) -> Head:
+    """A head with random weights for an encoder whose token map looks like `tokens`.
+
+    A linear one needs none: its encoder may pack samples of different lengths.
+    """
     if kind == "linear":
         return Linear(encoder.dim, classes)
+    assert tokens is not None
     width = tokens.x.shape[-1]
     if kind == "prototypical":
         return Prototypical(width, classes, grid=tokens.grid, prefix=tokens.prefix)
@@ -87,7 +91,7 @@ def finetune(
     generator = torch.Generator().manual_seed(seed)
     batch, _ = next(samples.batches(indices[:1], 1))
     with torch.no_grad():
-        tokens = token_map(encoder.eval(), batch)
+        tokens = None if recipe.head == "linear" else token_map(encoder.eval(), batch)
     head = build_head(recipe.head, encoder, class_count(targets.numpy()), tokens)
     model = Tuned(encoder, head, recipe.pool).to(samples.device)
     optimizer, schedule, step = _optimizer(model, recipe), recipe.schedule(len(indices)), 0

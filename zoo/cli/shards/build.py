@@ -12,6 +12,7 @@ import click
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from zoo.corpus import Unit
     from zoo.data.building.sources import Source
     from zoo.modalities.contracts import Codec
 
@@ -25,6 +26,8 @@ class _Options(TypedDict):
     label_from_folder: bool
     shard_size: str
     samples_per_shard: int
+    unit: "Unit | None"
+    similar: float | None
     shuffle: bool
     seed: int
     modality: str | None
@@ -49,6 +52,12 @@ class _Options(TypedDict):
 @click.option("--key", help="The column of the keys; else the row's number.")
 @click.option("--allow-outside", is_flag=True, help="A table may name files outside its folder.")
 @click.option("--label-from-folder", is_flag=True, help="A file's folder is its class.")
+@click.option(
+    *("--unit",),
+    type=click.Choice(["function", "file", "pair"]),
+    help="Source code: one sample a function, a file, or a function with documentation.",
+)
+@click.option("--similar", type=float, help="With --unit: leave out texts this alike, e.g. 0.8.")
 @click.option("--shard-size", default="1GB", show_default=True, help="The most bytes of a shard.")
 @click.option(
     *("--samples-per-shard",), default=10_000, show_default=True, help="The most of a shard."
@@ -76,7 +85,7 @@ def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
         shuffle=options["shuffle"],
         seed=options["seed"],
     )
-    modality, licence = options["modality"], options["licence"]
+    modality, licence = options["modality"] or (options["unit"] and "code"), options["licence"]
     facts = {name: value for name, value in (("modality", modality), ("licence", licence)) if value}
     try:
         manifest = build_shards(
@@ -104,6 +113,10 @@ def _source(path: Path, out: Path, options: _Options) -> "Source":
     from zoo.data.building.folders import folder_source
     from zoo.data.building.rows import table_source
 
+    if options["unit"]:
+        return _code(path, out, options["unit"], options)
+    if options["similar"] is not None:
+        raise UsageError(f"{path}: --similar is for source code, which needs --unit")
     for_tables = [name for name in ("members", "key", "allow_outside") if options[name]]
     if path.is_dir():
         if for_tables:
@@ -121,6 +134,22 @@ def _source(path: Path, out: Path, options: _Options) -> "Source":
         members=dict(_member(word) for word in options["members"]),
         key=options["key"],
         allow_outside=options["allow_outside"],
+        skip=options["skip_bad"],
+    )
+
+
+def _code(path: Path, out: Path, unit: "Unit", options: _Options) -> "Source":
+    """Source code below a folder."""
+    from zoo.corpus import code_source
+
+    unfit = [name for name in ("members", "key", "allow_outside", "label_from_folder")]
+    if given := [name for name in unfit if options[name]]:  # type: ignore[literal-required]
+        raise UsageError(f"{path}: --{_word(given[0])} does not go with --unit")
+    return code_source(
+        path,
+        unit=unit,
+        similar=options["similar"],
+        exclude=out,
         skip=options["skip_bad"],
     )
 

@@ -1,0 +1,61 @@
+"""Causal language modelling (arXiv 2005.14165): each token from those before it in its text.
+
+Notation: T tokens of a batch, B texts, M = T - B targets.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from zoo.modalities.contracts import Batch, CausalEncoder, Encoder
+from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.lm_head import LMHead, token_loss
+
+__all__ = ["CausalLM", "CausalLMConfig", "next_token_logits", "next_tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalLMConfig:
+    """The head, as that of `masked_lm`, so that either can go on with what the other learned."""
+
+    head_bias: bool = False
+    norm_eps: float = 1e-5
+
+
+class CausalLM(Objective):
+    """Batches need `ids` (T,) with `lengths` (B,) only."""
+
+    requires: ClassVar[type[Encoder]] = CausalEncoder
+    config_class = CausalLMConfig
+
+    def __init__(self, config: CausalLMConfig, encoder: Encoder) -> None:
+        super().__init__()
+        assert isinstance(encoder, CausalEncoder)
+        self.head = LMHead(encoder, bias=config.head_bias, eps=config.norm_eps)
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+        """Mean cross-entropy of every token but the first of each text; metric `top1`."""
+        assert isinstance(encoder, CausalEncoder)
+        logits, targets = next_token_logits(encoder, self.head, batch)
+        top1 = (logits.argmax(-1) == targets).float().mean()
+        return Losses(total=token_loss(logits, targets), metrics={"top1": top1})
+
+    def count(self, batch: Batch) -> int:
+        """Tokens that are not the first of their text."""
+        return len(batch["ids"]) - len(batch["lengths"])
+
+
+def next_token_logits(encoder: CausalEncoder, head: LMHead, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (M, V) and targets (M,)."""
+    index = next_tokens(batch["lengths"]).to(batch["ids"].device)
+    tokens = encoder.encode(encoder.tokenize(batch), causal=True)
+    states = tokens.x.flatten(0, 1)[index]
+    return head(states, encoder.embedding.weight), batch["ids"][index + 1]
+
+
+def next_tokens(lengths: Tensor) -> Tensor:
+    """(M,) positions that have a token of the same text behind them."""
+    inside = torch.ones(int(lengths.sum()), dtype=torch.bool)
+    inside[lengths.cumsum(0) - 1] = False
+    return inside.nonzero().flatten()

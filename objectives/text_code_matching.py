@@ -1,0 +1,122 @@
+"""Text-code contrast, matching and generation: the second stage of CodeT5+ (arXiv 2305.07922).
+
+Contrast pulls a text's vector to its code's. Matching asks the decoder, which reads the code and
+sees the text, whether they belong together; its negatives are likelier the more similar they look.
+Generation writes the code from the text and the text from the code. The four losses are added.
+
+DEVIATION: no queue of a momentum encoder's vectors. Contrast takes its negatives from the global
+batch, matching from that of its own process, whose states are at hand.
+
+Notation: B pairs, T tokens of their texts, C of their codes, D width of the decoder, E of vectors.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from zoo.modalities.contracts import Batch, Encoder, Features, WriterEncoder
+from zoo.objectives.contract import Losses
+from zoo.objectives.contrastive_losses import info_nce
+from zoo.objectives.lm_head import token_loss
+from zoo.objectives.text_code import TextCode, TextCodeConfig
+
+__all__ = ["TextCodeMatching", "TextCodeMatchingConfig", "hard_negatives"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextCodeMatchingConfig(TextCodeConfig):
+    """Which ids tell the decoder what to do; those of CodeT5+ are 32100, 32101 and 32102."""
+
+    match_id: int = 32_100  # stands for a code's first id where it is matched
+    write_text_id: int = 32_101  # what the decoder reads first
+    write_code_id: int = 32_102
+
+
+class TextCodeMatching(TextCode):
+    """Batches are those of `TextCode`; texts and codes are `<s> ... </s>`."""
+
+    requires: ClassVar[type[Encoder]] = WriterEncoder
+    config_class: ClassVar[type] = TextCodeMatchingConfig
+
+    def __init__(self, config: TextCodeMatchingConfig, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        assert isinstance(encoder, WriterEncoder)
+        self.task = config
+        ids = (config.match_id, config.write_text_id, config.write_code_id)
+        if max(ids) >= encoder.vocab_size:
+            raise ValueError(f"ids {ids} of the tasks: the vocabulary ends at {encoder.vocab_size}")
+        self.itm_head = nn.Linear(encoder.embedding.embedding_dim, 2)
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+        """The four losses as `parts`; metric `matched`, the matching's accuracy."""
+        assert isinstance(encoder, WriterEncoder)
+        text = {"ids": batch["ids"], "lengths": batch["lengths"]}
+        code = {"ids": batch["decoder_ids"], "lengths": batch["decoder_lengths"]}
+        text_seen, code_seen = encoder(text), encoder(code)
+        a, b = (
+            normalize(self.proj(seen.pooled).float(), dim=-1) for seen in (text_seen, code_seen)
+        )
+        scale = self.logit_scale()
+        with torch.no_grad():
+            similarity = scale * (a @ b.T)
+        logits = self._match(encoder, text_seen, code, similarity)
+        labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        labels[: len(a)] = 1
+        task = self.task
+        parts = {
+            "contrast": info_nce(a, b, scale),
+            "matching": cross_entropy(logits.float(), labels),
+            "text_to_code": _writing(encoder, text_seen, code, task.write_code_id),
+            "code_to_text": _writing(encoder, code_seen, text, task.write_text_id),
+        }
+        metrics = {"matched": (logits.argmax(-1) == labels).float().mean()}
+        return Losses(total=torch.stack([*parts.values()]).sum(), parts=parts, metrics=metrics)
+
+    def _match(
+        self, encoder: WriterEncoder, text: Features, code: Batch, similarity: Tensor
+    ) -> Tensor:
+        """(3 B, 2): the pairs, then each text with a wrong code, then each code with a wrong text.
+
+        A single pair has nothing to be wrong with: (1, 2).
+        """
+        own = torch.arange(len(similarity), device=similarity.device)
+        texts, codes = [own], [own]
+        if len(own) > 1:
+            texts += [own, hard_negatives(similarity.T)]
+            codes += [hard_negatives(similarity), own]
+        chosen_texts, chosen_codes = torch.cat(texts).tolist(), torch.cat(codes).tolist()
+        assert text.lengths is not None
+        states = text.tokens[0].split(text.lengths.tolist())
+        reads = code["ids"].split(code["lengths"].tolist())
+        seen = Features(
+            tokens=torch.cat([states[i] for i in chosen_texts]).unsqueeze(0),
+            pooled=text.pooled[chosen_texts],
+            lengths=text.lengths[chosen_texts],
+        )
+        lengths = code["lengths"][chosen_codes]
+        ids = torch.cat([reads[i] for i in chosen_codes])
+        last = (lengths.cumsum(0) - 1).to(ids.device)
+        first = last + 1 - lengths.to(ids.device)
+        ids = ids.index_fill(0, first, self.task.match_id)
+        hidden = encoder.decode(seen, {"decoder_ids": ids, "decoder_lengths": lengths})
+        return self.itm_head(hidden[0, last])
+
+
+def hard_negatives(similarity: Tensor) -> Tensor:
+    """(B,) for each row of (B, B) logits another column, drawn from the softmax of the others."""
+    others = similarity.clone().fill_diagonal_(float("-inf"))
+    return others.softmax(dim=1).multinomial(1).squeeze(1)
+
+
+def _writing(encoder: WriterEncoder, seen: Features, written: Batch, start_id: int) -> Tensor:
+    """Mean cross-entropy of all ids but the first of each text, `start_id` standing for that."""
+    ids, lengths = written["ids"], written["lengths"]
+    ends = lengths.cumsum(0)
+    keep = torch.ones(len(ids), dtype=torch.bool)
+    keep[ends - 1] = False
+    index = keep.nonzero().flatten().to(ids.device)
+    reads = ids.index_fill(0, (ends - lengths).to(ids.device), start_id)[index]
+    hidden = encoder.decode(seen, {"decoder_ids": reads, "decoder_lengths": lengths - 1})
+    return token_loss(encoder.logits(hidden)[0], ids[index + 1])
