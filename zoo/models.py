@@ -9,6 +9,7 @@ import torch
 
 from zoo.errors import UsageError
 from zoo.hub.export import CONFIG, load_export
+from zoo.hub.published import PREFIX, published_assets, published_folder, published_weights
 from zoo.hub.weights import load_beside, load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import build_encoder, encoder_spec
@@ -64,8 +65,9 @@ def load(
     """A pretrained encoder, in eval mode, with its own preprocessing.
 
     Args:
-        source: a run or export folder (a Path, or a string with a slash), or a name of the
-            catalogue.
+        source: a run or export folder (a Path, or a string with a slash), a name of the catalogue
+            (its weights come from the Hugging Face Hub), or "hf-hub:ORG/NAME" with "@REVISION"
+            after it if need be, where somebody published an export.
         weights: for a name, a file of weights in zoo's or the authors' layout.
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
@@ -79,11 +81,16 @@ def load(
     Raises:
         UnknownNameError, UsageError: there is no such thing.
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
+        ZooError: the Hub cannot be reached.
     """
+    is_remote = isinstance(source, str) and source.startswith(PREFIX)
     if isinstance(source, Path) or "/" in source or source in (".", ".."):
         if weights is not None or changes:
-            raise UsageError(f"{source}: a folder brings its own weights and arguments")
-        encoder = _from_folder(Path(source))
+            raise UsageError(f"{source}: it brings its own weights and arguments")
+        if is_remote:
+            encoder = load_export(published_folder(str(source).removeprefix(PREFIX)))
+        else:
+            encoder = _from_folder(Path(source))
     else:
         encoder = _from_catalogue(source, weights, layout, changes)
     if dtype is not None:
@@ -108,20 +115,21 @@ def _from_catalogue(
     published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
     if not all(entry.may_be_shared for entry in published):
         _say_unlicensed(row.name)
-    if weights is not None:
-        encoder = load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
-        load_beside(encoder.preprocess, Path(weights))
-        return encoder
-    if not published:
+    if weights is None and not published:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
             "zoo.create gives random ones"
         )
-    entry = next((entry for entry in published if entry.tag == tag), published[0])
-    raise UsageError(
-        f"{row.name}.{entry.tag} lies on the Hub as {entry.repo} ({entry.file}), which this "
-        "version cannot fetch yet: download the file and pass weights=PATH"
-    )
+    spec = encoder_spec(row.name, changes)
+    if weights is not None:
+        path, encoder = Path(weights), load_encoder(spec, Path(weights), layout=layout)
+    else:
+        entry = next((entry for entry in published if entry.tag == tag), published[0])
+        path = published_weights(entry)
+        encoder = load_encoder(spec, path, layout=entry.layout)
+        published_assets(entry, encoder.preprocess.asset_names)
+    load_beside(encoder.preprocess, path)
+    return encoder
 
 
 @cache
