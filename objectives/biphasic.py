@@ -76,6 +76,6 @@ class Biphasic(MaskedLM):
             return len(batch["ids"]) - len(batch["lengths"])
         return super().count(batch)
 
-    def after_step(self) -> None:
+    def after_step(self, encoder: Encoder) -> None:
         """Counts updates."""
         self.updates += 1

@@ -54,5 +54,12 @@ class Objective(nn.Module, ABC):
         """What the task looks like on a batch, for people: (title, uint8 (H, W, 1 or 3)) each."""
         return []
 
-    def after_step(self) -> None:
-        """EMA teachers, queues; the only place where an objective may change state."""
+    def start(self, encoder: Encoder) -> None:
+        """Before the first step of a run, when encoder and heads have what they begin with."""
+
+    def after_step(self, encoder: Encoder) -> None:
+        """After an update: EMA teachers, queues. The only place where training changes state.
+
+        State is in buffers and frozen parameters, so that checkpoints hold it and an update that
+        was dropped changes none of it.
+        """

@@ -1,7 +1,8 @@
 """Contrastive learning of views: two augmentations of a sample find each other (arXiv 2002.05709).
 
 One encoder and one projector see both views. The projector is the paper's formula, two layers with
-a ReLU and no batch norm, so that a sample's features do not depend on its batch.
+a ReLU and no batch norm, so that a sample's features do not depend on its batch. With a queue it is
+MoCo v2 (arXiv 2003.04297), with both views as queries.
 
 Notation: B samples of this process, D encoder width.
 """
@@ -13,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
+from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
 
 __all__ = ["ViewContrastive", "ViewContrastiveConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewContrastiveConfig:
-    """The loss and the projector."""
+class ViewContrastiveConfig(QueueConfig):
+    """The loss, the projector and the queue."""
 
     loss: Literal["nt_xent", "info_nce", "sigmoid"] = "nt_xent"  # as SimCLR, CLIP or SigLIP has it
     temperature: float = 0.1
@@ -34,10 +37,16 @@ class ViewContrastiveConfig:
     def __post_init__(self) -> None:
         if not 0.01 <= self.temperature <= 1.0:
             raise ValueError(f"temperature must lie between 0.01 and 1, got {self.temperature}")
+        self.check()
+        if self.queue and self.loss != "info_nce":
+            raise ValueError(f"a queue needs loss=info_nce, got {self.loss}")
 
 
 class ViewContrastive(Objective):
-    """Batches hold both views of each sample: every field is (B, 2, ...)."""
+    """Batches hold both views of each sample: every field is (B, 2, ...).
+
+    Where there is a queue, also `content_ids` (B, 1).
+    """
 
     # A batch of views is one of samples that are all of the same shape.
     requires: ClassVar[type[Encoder]] = GridEncoder
@@ -48,24 +57,38 @@ class ViewContrastive(Objective):
         super().__init__()
         self.config = config
         self.projector = nn.Sequential(
-            nn.Linear(encoder.dim, config.hidden_dim),
+            nn.Linear(encoder.embed_dim, config.hidden_dim),
             nn.ReLU(),
             nn.Linear(config.hidden_dim, config.output_dim),
         )
         self.logit_scale = LogitScale(config.temperature, learned=config.learn_temperature)
         if config.loss == "sigmoid":
             self.bias = nn.Parameter(torch.tensor([config.bias]))
+        self.queue: MomentumQueue | None = None
+        if config.queue:
+            self.queue = MomentumQueue(
+                encoder, self.projector, width=config.output_dim, ids=1, config=config
+            )
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Two augmentations, stacked."""
         first, second = (preprocess.augment(sample, generator) for _ in range(2))
-        return {name: torch.stack((first[name], second[name])) for name in first}
+        views = {name: torch.stack((first[name], second[name])) for name in first}
+        if self.queue is None:
+            return views
+        return views | {"content_ids": torch.tensor([content_id(*sample.values())])}
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The loss over all processes' samples; metric `similarity` of the two views."""
-        a, b = self.project(encoder, batch).unbind(1)
-        scale = self.logit_scale()
+        views = {name: value for name, value in batch.items() if name != "content_ids"}
+        vectors = project(self.projector, encoder, views)
+        (a, b), scale = vectors.unbind(1), self.logit_scale()
         match self.config.loss:
+            case "info_nce" if self.queue is not None:
+                with torch.no_grad():
+                    keys = project(self.queue.towers[1], self.queue.towers[0], views)
+                both = vectors.transpose(0, 1), keys.transpose(0, 1)
+                total = self.queue.loss(*both, scale, batch["content_ids"])
             case "nt_xent":
                 total = nt_xent(a, b, scale)
             case "info_nce":
@@ -77,12 +100,20 @@ class ViewContrastive(Objective):
             metrics["temperature"] = 1 / scale.squeeze()
         return Losses(total=total, metrics=metrics)
 
-    def project(self, encoder: Encoder, batch: Batch) -> Tensor:
-        """(B, 2, output_dim) of unit length, float32."""
-        views = {name: value.flatten(0, 1) for name, value in batch.items()}
-        projected = self.projector(encoder(views).pooled)
-        return normalize(projected.float(), dim=-1).unflatten(0, (-1, 2))
+    def start(self, encoder: Encoder) -> None:
+        """The slow copy begins with the same weights."""
+        if self.queue is not None:
+            self.queue.follow(encoder, self.projector)
 
-    def after_step(self) -> None:
-        """Keeps the temperature within its bounds."""
+    def after_step(self, encoder: Encoder) -> None:
+        """Keeps the temperature within its bounds; moves the slow copy and the queue."""
         self.logit_scale.clamp_()
+        if self.queue is not None:
+            self.queue.update(encoder, self.projector)
+
+
+def project(projector: nn.Module, encoder: nn.Module, batch: Batch) -> Tensor:
+    """(B, 2, output_dim) of unit length, float32, of two views."""
+    views = {name: value.flatten(0, 1) for name, value in batch.items()}
+    projected = projector(encoder(views).pooled)
+    return normalize(projected.float(), dim=-1).unflatten(0, (-1, 2))

@@ -20,13 +20,20 @@ from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
 __all__ = ["info_nce", "nt_xent", "sigmoid_loss", "supervised_contrastive"]
 
 
-def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
     """CLIP (arXiv 2103.00020): each a_i finds its b among all b, each b_i its a among all a.
 
     -1/2N sum_i (log softmax_j x_ij + log softmax_j x_ji) at j = i.
+
+    Args:
+        a: (n, D) float32 of unit length.
+        b: likewise.
+        scale: one number.
+        ids: (n, K): samples that share one are no negatives of each other.
     """
     batch = GlobalBatch.of(a)
-    rows, columns = log_sum_exp(a, batch.gather(b), scale, _pairs(batch, a), with_columns=True)
+    pairs = _pairs(batch, a) if ids is None else Pairs(ids, batch.gather(ids))
+    rows, columns = log_sum_exp(a, batch.gather(b), scale, pairs, with_columns=True)
     # Each process knows the logits of its own a with every b: all of them make up b's sums.
     columns = batch.stack(columns).logsumexp(0)[batch.own]
     positive = scale * (a * b).sum(1)
@@ -86,6 +93,6 @@ def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
 
 def _pairs(batch: GlobalBatch, rows: Tensor, *, views: int = 1) -> Pairs:
     """Samples by their numbers in the global batch, each `views` times in a row."""
-    numbers = torch.arange(sum(batch.sizes), device=rows.device)
-    own, everyone = numbers[batch.own], numbers
-    return Pairs(own.repeat_interleave(views), everyone.repeat_interleave(views))
+    everyone = torch.arange(sum(batch.sizes), device=rows.device).unsqueeze(1)
+    own = everyone[batch.own]
+    return Pairs(own.repeat_interleave(views, 0), everyone.repeat_interleave(views, 0))

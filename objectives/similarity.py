@@ -4,13 +4,15 @@ Logits are computed in tiles, reduced at once and computed again in the backward
 with n + N instead of n * N, and there are four matrix products instead of three. The reductions are
 those of online softmax (arXiv 1805.02867), tiles with recomputation those of arXiv 2205.14135.
 
-A query and a key with the same id are no pair here: a sample is no negative of itself.
+A query and a key that share an id are no pair here: a sample is no negative of itself.
 
 Notation: n queries and N keys of width D, logits x_ij = scale * q_i . k_j + bias.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -25,11 +27,11 @@ _NOBODY = torch.finfo(torch.float32).min  # not -inf, from which -inf cannot be 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Which queries meet which keys: all whose ids differ.
+    """Which queries meet which keys: all whose ids differ, each from the other's.
 
     Attributes:
-        queries: (n,) ids.
-        keys: (N,) ids.
+        queries: (n, K) ids.
+        keys: (N, K) ids.
     """
 
     queries: Tensor
@@ -173,5 +175,6 @@ def _tiles(
             torch.mm(scaled[i], keys[j].T, out=logits)
             if bias is not None:
                 logits += bias
-            alike = pairs.queries[i, None] == pairs.keys[j]
+            ids = zip(pairs.queries[i].unbind(1), pairs.keys[j].unbind(1), strict=True)
+            alike = reduce(or_, (mine[:, None] == theirs for mine, theirs in ids))
             yield i, j, logits.masked_fill_(alike, -torch.inf)

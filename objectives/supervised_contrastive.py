@@ -77,6 +77,6 @@ class SupervisedContrastive(Objective):
         """Samples."""
         return len(batch["label"])
 
-    def after_step(self) -> None:
+    def after_step(self, encoder: Encoder) -> None:
         """Keeps the temperature within its bounds."""
         self.logit_scale.clamp_()

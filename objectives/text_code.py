@@ -1,8 +1,8 @@
 """Text-code contrast: a function and the text about it find each other among all of the batch.
 
 The symmetric loss of CLIP (arXiv 2103.00020) with one encoder for both sides, as CodeT5+ (arXiv
-2305.07922) trains its retriever. DEVIATION: no queue of a momentum encoder's vectors; negatives are
-those of the global batch, which for a retriever is what larger batches are for.
+2305.07922) trains its retriever; with its queue, where one is asked for. Pairs with the same text,
+or the same code, are no negatives of each other.
 
 Notation: B pairs of this process, D width of pooled features, E width of the vectors.
 """
@@ -13,19 +13,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Features, Preprocess, Sample
+from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce
 from zoo.objectives.logit_scale import LogitScale
+from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
 
 from zoo.errors import DataError
 
-__all__ = ["TextCode", "TextCodeConfig"]
+__all__ = ["TextCode", "TextCodeConfig", "sides", "vectors_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextCodeConfig:
-    """The temperature and the projection."""
+class TextCodeConfig(QueueConfig):
+    """The temperature, the projection and the queue."""
 
     temperature: float = 0.07
     learn_temperature: bool = True
@@ -34,10 +36,14 @@ class TextCodeConfig:
     def __post_init__(self) -> None:
         if not 0.01 <= self.temperature <= 1.0:
             raise ValueError(f"temperature must lie between 0.01 and 1, got {self.temperature}")
+        self.check()
 
 
 class TextCode(Objective):
-    """Batches hold texts as `ids` with `lengths`, codes as `decoder_ids` with `decoder_lengths`."""
+    """Batches hold texts as `ids` with `lengths`, codes as `decoder_ids` with `decoder_lengths`.
+
+    `pair_ids` (B, 2) says which texts, and which codes, are the same.
+    """
 
     config_class: ClassVar[type] = TextCodeConfig
     compares_samples = True
@@ -49,6 +55,11 @@ class TextCode(Objective):
             nn.Identity() if width is None else nn.Linear(encoder.embed_dim, width)
         )
         self.logit_scale = LogitScale(config.temperature, learned=config.learn_temperature)
+        self.queue: MomentumQueue | None = None
+        if config.queue:
+            self.queue = MomentumQueue(
+                encoder, self.proj, width=width or encoder.embed_dim, ids=2, config=config
+            )
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Text and code of a pair, as `zoo shards build --unit pair` makes them.
@@ -61,25 +72,48 @@ class TextCode(Objective):
         if not isinstance(query, str):
             raise DataError("no text about the code: its json member has no `query`")
         code = preprocess.augment(sample, generator)["ids"]
-        return preprocess.augment({"text": query}, generator) | {"decoder_ids": code}
+        text = preprocess.augment({"text": query}, generator)
+        same = torch.tensor([[content_id(text["ids"]), content_id(code)]])
+        return text | {"decoder_ids": code, "pair_ids": same}
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The loss over all processes' pairs; metric `similarity` of text and code."""
-        texts = self.project(encoder, {"ids": batch["ids"], "lengths": batch["lengths"]})
-        codes = self.project(
-            encoder, {"ids": batch["decoder_ids"], "lengths": batch["decoder_lengths"]}
-        )
-        total = info_nce(texts, codes, self.logit_scale())
+        texts, codes = (vectors_of(self.proj, encoder(side)) for side in sides(batch))
+        total = self.contrast(texts, codes, batch)
         return Losses(total=total, metrics={"similarity": (texts * codes).sum(1).mean()})
 
-    def project(self, encoder: Encoder, batch: Batch) -> Tensor:
-        """(B, E) of unit length, float32."""
-        return normalize(self.proj(encoder(batch).pooled).float(), dim=-1)
+    def contrast(self, texts: Tensor, codes: Tensor, batch: Batch) -> Tensor:
+        """The loss of both sides' vectors (B, E)."""
+        scale, ids = self.logit_scale(), batch["pair_ids"]
+        if self.queue is None:
+            return info_nce(texts, codes, scale, ids)
+        encoder, proj = self.queue.towers
+        with torch.no_grad():
+            keys = torch.stack([vectors_of(proj, encoder(side)) for side in sides(batch)])
+        return self.queue.loss(torch.stack((texts, codes)), keys, scale, ids)
 
     def count(self, batch: Batch) -> int:
         """Pairs."""
         return len(batch["lengths"])
 
-    def after_step(self) -> None:
-        """Keeps the temperature within its bounds."""
+    def start(self, encoder: Encoder) -> None:
+        """The slow copy begins with the same weights."""
+        if self.queue is not None:
+            self.queue.follow(encoder, self.proj)
+
+    def after_step(self, encoder: Encoder) -> None:
+        """Keeps the temperature within its bounds; moves the slow copy and the queue."""
         self.logit_scale.clamp_()
+        if self.queue is not None:
+            self.queue.update(encoder, self.proj)
+
+
+def sides(batch: Batch) -> tuple[Batch, Batch]:
+    """The texts and the codes, each as an encoder reads them."""
+    texts = {"ids": batch["ids"], "lengths": batch["lengths"]}
+    return texts, {"ids": batch["decoder_ids"], "lengths": batch["decoder_lengths"]}
+
+
+def vectors_of(proj: nn.Module, features: Features) -> Tensor:
+    """(B, E) of unit length, float32."""
+    return normalize(proj(features.pooled).float(), dim=-1)

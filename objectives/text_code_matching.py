@@ -4,8 +4,8 @@ Contrast pulls a text's vector to its code's. Matching asks the decoder, which r
 sees the text, whether they belong together; its negatives are likelier the more similar they look.
 Generation writes the code from the text and the text from the code. The four losses are added.
 
-DEVIATION: no queue of a momentum encoder's vectors. Contrast takes its negatives from the global
-batch, matching from that of its own process, whose states are at hand.
+DEVIATION: matching takes its negatives from the batch of its own process, whose states are at hand,
+and not from the queue.
 
 Notation: B pairs, T tokens of their texts, C of their codes, D width of the decoder, E of vectors.
 """
@@ -15,12 +15,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from zoo.modalities.contracts import Batch, Encoder, Features, WriterEncoder
 from zoo.objectives.contract import Losses
-from zoo.objectives.contrastive_losses import info_nce
 from zoo.objectives.lm_head import token_loss
-from zoo.objectives.text_code import TextCode, TextCodeConfig
+from zoo.objectives.text_code import TextCode, TextCodeConfig, sides, vectors_of
 
 __all__ = ["TextCodeMatching", "TextCodeMatchingConfig", "hard_negatives"]
 
@@ -52,21 +51,19 @@ class TextCodeMatching(TextCode):
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The four losses as `parts`; metric `matched`, the matching's accuracy."""
         assert isinstance(encoder, WriterEncoder)
-        text = {"ids": batch["ids"], "lengths": batch["lengths"]}
-        code = {"ids": batch["decoder_ids"], "lengths": batch["decoder_lengths"]}
+        text, code = sides(batch)
         text_seen, code_seen = encoder(text), encoder(code)
-        a, b = (
-            normalize(self.proj(seen.pooled).float(), dim=-1) for seen in (text_seen, code_seen)
-        )
-        scale = self.logit_scale()
+        a, b = (vectors_of(self.proj, seen) for seen in (text_seen, code_seen))
+        ids = batch["pair_ids"]
         with torch.no_grad():
-            similarity = scale * (a @ b.T)
+            alike = (ids[:, None] == ids).any(-1)
+            similarity = (self.logit_scale() * (a @ b.T)).masked_fill(alike, float("-inf"))
         logits = self._match(encoder, text_seen, code, similarity)
         labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         labels[: len(a)] = 1
         task = self.task
         parts = {
-            "contrast": info_nce(a, b, scale),
+            "contrast": self.contrast(a, b, batch),
             "matching": cross_entropy(logits.float(), labels),
             "text_to_code": _writing(encoder, text_seen, code, task.write_code_id),
             "code_to_text": _writing(encoder, code_seen, text, task.write_text_id),
@@ -79,14 +76,13 @@ class TextCodeMatching(TextCode):
     ) -> Tensor:
         """(3 B, 2): the pairs, then each text with a wrong code, then each code with a wrong text.
 
-        A single pair has nothing to be wrong with: (1, 2).
+        A pair has none where all others have the same text or code: (B, 2) to (3 B, 2).
         """
         own = torch.arange(len(similarity), device=similarity.device)
-        texts, codes = [own], [own]
-        if len(own) > 1:
-            texts += [own, hard_negatives(similarity.T)]
-            codes += [hard_negatives(similarity), own]
-        chosen_texts, chosen_codes = torch.cat(texts).tolist(), torch.cat(codes).tolist()
+        misled_texts, wrong_codes = hard_negatives(similarity)
+        misled_codes, wrong_texts = hard_negatives(similarity.T)
+        chosen_texts = torch.cat([own, misled_texts, wrong_texts]).tolist()
+        chosen_codes = torch.cat([own, wrong_codes, misled_codes]).tolist()
         assert text.lengths is not None
         states = text.tokens[0].split(text.lengths.tolist())
         reads = code["ids"].split(code["lengths"].tolist())
@@ -104,10 +100,16 @@ class TextCodeMatching(TextCode):
         return self.itm_head(hidden[0, last])
 
 
-def hard_negatives(similarity: Tensor) -> Tensor:
-    """(B,) for each row of (B, B) logits another column, drawn from the softmax of the others."""
-    others = similarity.clone().fill_diagonal_(float("-inf"))
-    return others.softmax(dim=1).multinomial(1).squeeze(1)
+def hard_negatives(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of (B, B) logits a column, drawn from their softmax.
+
+    Returns:
+        (n,) rows that have any, -inf being none, and (n,) their columns.
+    """
+    rows = similarity.isfinite().any(dim=1).nonzero().flatten()
+    if not len(rows):
+        return rows, rows
+    return rows, similarity[rows].softmax(dim=1).multinomial(1).squeeze(1)
 
 
 def _writing(encoder: WriterEncoder, seen: Features, written: Batch, start_id: int) -> Tensor:

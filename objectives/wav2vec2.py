@@ -155,7 +155,7 @@ class Wav2Vec2Objective(Objective):
         """Masked frames."""
         return len(batch["target_index"])
 
-    def after_step(self) -> None:
+    def after_step(self, encoder: Encoder) -> None:
         """Counts the update, which cools the choice of codes."""
         self.updates += 1
 

@@ -197,6 +197,7 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
     objective = build_objective(recipe.objective, encoder)
     if recipe.train.init and not any((folder / CHECKPOINTS).glob("step-*")):
         start_from(recipe.train.init, encoder, objective)
+    objective.start(encoder)
     codec = build_codec(recipe.modality)
     world.on_main(lambda: _fit(encoder.preprocess, samples, codec, folder / ASSETS))
     _fit(encoder.preprocess, samples, codec, folder / ASSETS)  # the others take what it learned

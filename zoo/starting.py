@@ -54,7 +54,7 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
 
 
 def _fill(objective: Objective, heads: dict[str, Tensor], path: Path) -> None:
-    """Counters may be missing, parameters may not."""
+    """Counters and what follows others may be missing, what is trained may not."""
     try:
         missing, unexpected = objective.load_state_dict(heads, strict=False)
     except RuntimeError as error:
@@ -62,7 +62,8 @@ def _fill(objective: Objective, heads: dict[str, Tensor], path: Path) -> None:
             f"{path}: the objective's heads are of another size "
             f"({str(error).splitlines()[-1].strip()}); set the objective's options to theirs"
         ) from None
-    missing = sorted(set(missing) & dict(objective.named_parameters()).keys())
+    trained = {name for name, p in objective.named_parameters() if p.requires_grad}
+    missing = sorted(set(missing) & trained)
     if missing or unexpected:
         raise WeightsError(
             f"{path}: the objective's heads do not fit: missing {missing[:3]}, "

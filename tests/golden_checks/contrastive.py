@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import normalize
 from training.ranks import Ranks
 from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
+from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
 
 from zoo.training.world import joined
 
@@ -77,7 +78,36 @@ def ssl_losses(fixture):
     assert checked
 
 
+def momentum_queue(fixture):
+    """CTP's first task: in the batch and against the queue; its fusion and later tasks are not."""
+    config, tensors = fixture.config, fixture.tensors
+    student, slow = (fixture.group(f"in.param.{name}") for name in ("student", "momentum"))
+    queue = MomentumQueue(
+        torch.nn.ParameterDict(slow),
+        width=config["dim"],
+        ids=1,
+        config=QueueConfig(queue=config["queue"], momentum=config["init_momentum"]),
+    )
+    names = ("image", "text")
+    queue.vectors.copy_(torch.stack([tensors[f"in.{name}_queue"].T for name in names]))
+    leaves = [leaf(tensors[f"in.{name}_feat"]) for name in names]
+    keys = torch.stack([tensors[f"in.momentum_{name}_feat"] for name in names])
+    scale = torch.tensor(1 / config["temp"])
+    ids = torch.arange(config["batch"]).unsqueeze(1) + 1
+    total = info_nce(*leaves, scale) + queue.loss(torch.stack(leaves), keys, scale, ids)
+    fixture.close(total, "out.init.ita", "loss")
+    total.backward()
+    for name, value in zip(names, leaves, strict=True):
+        fixture.close(value.grad, f"grad.init.{name}_feat", "grad")
+    queue.update(torch.nn.ParameterDict(student))
+    fixture.close(queue.vectors[0].T, "out.init.image_queue", "forward")
+    assert int(queue.place) == int(tensors["out.init.queue_ptr"])
+    for name, want in fixture.group("out.init.momentum_param").items():
+        fixture.close(queue.towers[0][name], want, "forward")
+
+
 CHECKS = {
+    "ctp-losses": momentum_queue,
     "open_clip-losses": open_clip_losses,
     "open_clip-losses-distributed": open_clip_losses_distributed,
     "ssl-losses": ssl_losses,

@@ -70,18 +70,18 @@ def test_every_loss_trains_every_parameter(loss):
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        objective.after_step()
+        objective.after_step(encoder)
         curve.append(losses.total.item())
     assert all(p.grad is not None for p in objective.parameters())
     assert curve[-1] < 0.9 * curve[0]
 
 
 def test_the_temperature_stays_within_its_bounds():
-    _, objective = pair(temperature=0.05, learn_temperature=True)
+    encoder, objective = pair(temperature=0.05, learn_temperature=True)
     for value, bound in ((9.0, 100.0), (-3.0, 1.0), (2.0, np.exp(2.0))):
         with torch.no_grad():
             objective.logit_scale.log_scale.fill_(value)
-        objective.after_step()
+        objective.after_step(encoder)
         assert objective.logit_scale().item() == pytest.approx(bound)
 
 

@@ -112,7 +112,7 @@ def test_tiles_of_any_size_give_the_same(n, m, tile, kinds):
     scale, bias = torch.tensor(1.7), torch.tensor([-0.4])
     leaves = [x.double().requires_grad_() for x in (queries, keys, scale, bias)]
     ids = torch.randint(0, kinds + 1, (n,)), torch.randint(0, kinds + 1, (m,))
-    pairs = Pairs(*ids)
+    pairs = Pairs(*(numbers.unsqueeze(1) for numbers in ids))
     alike = ids[0][:, None] == ids[1]
     x = (leaves[2] * leaves[0] @ leaves[1].T + leaves[3]).masked_fill(alike, -torch.inf)
     with mock.patch.object(similarity, "TILE", tile):

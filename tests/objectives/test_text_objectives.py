@@ -53,7 +53,7 @@ def learns(encoder, objective, batch, steps=15):
         total = objective(encoder, batch).total
         total.backward()
         optimizer.step()
-        objective.after_step()
+        objective.after_step(encoder)
         losses.append(total.item())
     encoder.load_state_dict(state)
     return losses[0], losses[-1]
@@ -113,7 +113,7 @@ def test_biphasic_changes_its_loss_after_so_many_updates(encoder):
         )
         if step < 2:
             torch.testing.assert_close(losses.total, causal(encoder, clean).total)
-        objective.after_step()
+        objective.after_step(encoder)
     assert int(objective.state_dict()["updates"]) == 3  # a resumed run knows its phase
 
 

@@ -177,11 +177,11 @@ def test_the_stem_learns_slower(build):
 
 
 def test_codes_cool_with_the_updates(build):
-    _, objective = build(task={"gumbel_decay": 0.5})
+    encoder, objective = build(task={"gumbel_decay": 0.5})
     seen = []
     for _ in range(4):
         seen.append(objective.gumbel_temperature.item())
-        objective.after_step()
+        objective.after_step(encoder)
     assert seen == [2.0, 1.0, 0.5, 0.5]
     other = copy.deepcopy(objective)
     other.updates.zero_()
@@ -200,7 +200,7 @@ def test_it_learns_tones(build):
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= 2e-3 * gradient.sign()
-        objective.after_step()
+        objective.after_step(encoder)
     assert sum(seen[-10:]) < 0.75 * sum(seen[:10])
 
 

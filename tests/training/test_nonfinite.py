@@ -145,7 +145,7 @@ def test_the_postmortem_names_step_batch_and_layer(build, tmp_path):
 
 @pytest.mark.parametrize("masks", [True, False])
 def test_an_objective_changes_no_state_after_a_bad_update(build, monkeypatch, masks):
-    def after_step(self):
+    def after_step(self, encoder):
         self.updates += 1
         self.newest = self.newest.new_full((), float(self.updates))  # another tensor in its place
 

@@ -20,4 +20,4 @@ def command(source: str, weights: str | None, layout: str | None) -> None:
     for name, why in encoder.load_report.ignored.items():
         click.echo(f"  ignored {name}: {why}")
     count = sum(p.numel() for p in encoder.parameters())
-    click.echo(f"{type(encoder).__name__}, {count:,} parameters, width {encoder.dim}")
+    click.echo(f"{type(encoder).__name__}, {count:,} parameters, width {encoder.embed_dim}")

@@ -61,7 +61,7 @@ def build_head(kind: HeadKind, encoder: Encoder, classes: int, tokens: TokenMap 
     A linear one needs none: its encoder may pack samples of different lengths.
     """
     if kind == "linear":
-        return Linear(encoder.dim, classes)
+        return Linear(encoder.embed_dim, classes)
     assert tokens is not None
     width = tokens.x.shape[-1]
     if kind == "prototypical":

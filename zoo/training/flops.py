@@ -64,7 +64,7 @@ class ForwardFlops:
 
     def __call__(self, batch: Batch) -> int | None:
         """FLOPs of one micro-batch; None, with a warning, where they depend on its values."""
-        shapes = {k: v if k == "lengths" else v.to("meta") for k, v in batch.items()}
+        shapes = {k: v if k.endswith("lengths") else v.to("meta") for k, v in batch.items()}
         counter = FlopCounterMode(display=False)
         try:
             # An objective may draw on the host, whatever its tensors are on.

@@ -239,7 +239,7 @@ class Trainer:
             self._step_optimizers(bad)
             if type(self.objective).after_step is not Objective.after_step:
                 with undone_if(bad, self.objective):
-                    self.objective.after_step()
+                    self.objective.after_step(self.encoder)
         self._drop_gradients()
 
     def _step_optimizers(self, bad: Tensor) -> None:

@@ -1,0 +1,117 @@
+"""Keys of a slowly moving copy, and a queue of past ones: MoCo (arXiv 1911.05722) for pairs.
+
+As ALBEF (arXiv 2107.07651) and CodeT5+ (arXiv 2305.07922) have it: vectors of one side look for the
+copy's vector of the other side among those of the global batch and of the last steps,
+
+    L = 1/2 (CE(a . [B'; Q_b] / tau) + CE(b . [A'; Q_a] / tau)).
+
+DEVIATION: samples that share an id are no negatives of each other, in the batch as in the queue;
+the copy works without dropout.
+
+Notation: n samples of this process, N of all, S of the queue, E width of vectors, K ids of a
+sample.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, softplus
+from zoo.modalities.contracts import Encoder
+from zoo.objectives.gather import GlobalBatch
+from zoo.objectives.similarity import Pairs, log_sum_exp
+
+__all__ = ["MomentumQueue", "QueueConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    """The queue, as an option of contrastive objectives."""
+
+    queue: int = 0  # samples of past steps to be told apart from; none: those of the batch only
+    momentum: float = 0.995  # queue: of the copy that makes its vectors
+
+    def check(self) -> None:
+        """Raises ValueError where a number is out of bounds."""
+        if self.queue < 0 or not 0.0 <= self.momentum < 1.0:
+            raise ValueError("queue must not be negative, momentum lie between 0 and 1")
+
+
+class MomentumQueue(nn.Module):
+    """Made for what turns a batch into vectors: `towers` are slow copies of those modules.
+
+    Attributes:
+        vectors: (2, S, E) of unit length, of both sides; random ones at first, as MoCo's are.
+        ids: (S, K) of their samples.
+        place: () where the next ones go.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    place: Tensor
+
+    def __init__(self, *modules: nn.Module, width: int, ids: int, config: QueueConfig) -> None:
+        super().__init__()
+        self.momentum = config.momentum
+        shared = {id(m.preprocess): m.preprocess for m in modules if isinstance(m, Encoder)}
+        self.towers = copy.deepcopy(nn.ModuleList(modules), shared).requires_grad_(False)
+        vectors = normalize(torch.randn(2, config.queue, width), dim=-1)
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("ids", torch.zeros(config.queue, ids, dtype=torch.int64))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self._fresh: tuple[Tensor, Tensor] | None = None  # from `loss` to the `update` after it
+
+    def train(self, mode: bool = True) -> Self:
+        """The copies have no dropout in training either."""
+        super().train(mode)
+        self.towers.eval()
+        return self
+
+    def loss(self, queries: Tensor, keys: Tensor, scale: Tensor, ids: Tensor) -> Tensor:
+        """The mean loss of this process's samples; all processes' keys wait for `update`.
+
+        Args:
+            queries: (2, n, E) of unit length, of both sides.
+            keys: (2, n, E), what the towers make of the same; no gradients flow there.
+            scale: one number, the inverse of the temperature.
+            ids: (n, K) of the samples.
+        """
+        keys = keys.detach()
+        batch = GlobalBatch.of(ids)
+        everyone = batch.gather(keys.transpose(0, 1).contiguous()).transpose(0, 1)
+        all_ids = batch.gather(ids)
+        if self.training:
+            self._fresh = everyone, all_ids
+        pairs = Pairs(ids, torch.cat([all_ids, self.ids]))
+        losses = []
+        for side, other in ((0, 1), (1, 0)):
+            candidates = torch.cat([everyone[other], self.vectors[other]])
+            rows, _ = log_sum_exp(queries[side], candidates, scale, pairs)
+            positive = scale * (queries[side] * keys[other]).sum(1)
+            losses.append(softplus(rows - positive).mean())
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def update(self, *modules: nn.Module) -> None:
+        """After an update of `modules`: copies move towards them, the last keys enter the queue."""
+        self.follow(*modules, weight=1.0 - self.momentum)
+        if self._fresh is None:
+            return
+        (vectors, ids), self._fresh = self._fresh, None
+        size = len(self.ids)
+        vectors, ids = vectors[:, -size:], ids[-size:]
+        places = (self.place + torch.arange(len(ids), device=ids.device)) % size
+        self.vectors.index_copy_(1, places, vectors)
+        self.ids.index_copy_(0, places, ids)
+        self.place.add_(len(ids)).remainder_(size)
+
+    @torch.no_grad()
+    def follow(self, *modules: nn.Module, weight: float = 1.0) -> None:
+        """Copies become (1 - weight) copy + weight module; buffers are copied."""
+        originals = nn.ModuleList(modules)
+        slow = [p.detach() for p in self.towers.parameters()]
+        torch._foreach_lerp_(slow, [p.detach() for p in originals.parameters()], weight)
+        for mine, theirs in zip(self.towers.buffers(), originals.buffers(), strict=True):
+            mine.copy_(theirs)
