@@ -337,6 +337,8 @@ class WriterEncoder(VocabularyEncoder):
 
     needs_words = "a decoder that writes token ids"
     decoder_start_id: int  # what the decoder reads first
+    sentinels: range  # ids that may stand for a hidden span, in order of use; of no text
+    max_length: int  # tokens of a text, start and end included
 
     @abstractmethod
     def decode(self, features: Features, batch: Batch) -> Tensor:

@@ -1,9 +1,9 @@
 """Span denoising of an encoder with a decoder: T5 (arXiv 1910.10683).
 
 The encoder reads the text with a sentinel for each hidden span; the decoder writes the spans.
-Sentinel k is the id V - 1 - k, so the tokenizer must leave the last ids free.
+The tokenizer says which ids are sentinels and keeps them out of texts.
 
-Notation: B texts, N tokens of a text, T written tokens of a batch, V vocabulary.
+Notation: B texts, N tokens of a text, T written tokens of a batch.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.modalities.contracts import Batch, Encoder, WriterEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.lm_head import token_loss
-from zoo.objectives.spans import corrupt_spans, noise_mask
+from zoo.objectives.spans import corrupt_spans, noise_mask, span_counts
 
 __all__ = ["SpanDenoising", "SpanDenoisingConfig", "written"]
 
@@ -44,7 +44,18 @@ class SpanDenoising(Objective):
         super().__init__()
         assert isinstance(encoder, WriterEncoder)
         self.config = config
-        self.vocab_size, self.start_id = encoder.vocab_size, encoder.decoder_start_id
+        self.sentinels, self.start_id = encoder.sentinels, encoder.decoder_start_id
+        longest = max(2, encoder.max_length - 2)
+        needed = max(span_counts(longest, *kind)[1] for kind in self.kinds())
+        if len(self.sentinels) < needed:
+            raise ValueError(
+                f"texts of {encoder.max_length} tokens need {needed} sentinels, the tokenizer has "
+                f"{len(self.sentinels)}: set preprocess.sentinel_ids, or a smaller max_length"
+            )
+
+    def kinds(self) -> list[tuple[float, float]]:
+        """Shares of noise and mean lengths of spans that may come."""
+        return [(self.config.noise_ratio, self.config.mean_span)]
 
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Hides spans of `ids` (N,); a text of fewer than two tokens is written whole."""
@@ -59,7 +70,7 @@ class SpanDenoising(Objective):
         noise = torch.ones(len(body), dtype=torch.bool)
         if len(body) > 1:
             noise = noise_mask(len(body), ratio, mean_span, generator)
-        read, targets = corrupt_spans(body, noise, vocab_size=self.vocab_size, eos_id=end)
+        read, targets = corrupt_spans(body, noise, sentinels=self.sentinels, eos_id=end)
         return sample | {"ids": torch.cat([start, read])} | written(targets, self.start_id)
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:

@@ -1,6 +1,6 @@
 """Span corruption of T5 (arXiv 1910.10683): which tokens are noise, and what is read and written.
 
-Notation: N tokens of a text, r share of noise, m mean length of a noise span, V vocabulary.
+Notation: N tokens of a text, r share of noise, m mean length of a noise span.
 """
 
 import torch
@@ -30,26 +30,26 @@ def _composition(total: int, parts: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.tensor([0]), cuts, torch.tensor([total])]).diff()
 
 
-def corrupt_spans(ids: Tensor, noise: Tensor, *, vocab_size: int, eos_id: int) -> list[Tensor]:
+def corrupt_spans(ids: Tensor, noise: Tensor, *, sentinels: range, eos_id: int) -> list[Tensor]:
     """What the encoder reads and what the decoder writes.
 
     Both end in `eos_id`. To the reader each noise span is one sentinel, to the writer each span
-    that stays; sentinel k is the id V - 1 - k, counted by each for itself.
+    that stays; each counts its sentinels for itself.
 
     Args:
         ids: (N,).
         noise: (N,) bool.
-        vocab_size: V.
+        sentinels: their ids in order of use, as many as there are spans.
         eos_id: the end of a text.
     """
-    return [_replace(ids, hidden, vocab_size, eos_id) for hidden in (noise, ~noise)]
+    return [_replace(ids, hidden, sentinels, eos_id) for hidden in (noise, ~noise)]
 
 
-def _replace(ids: Tensor, hidden: Tensor, vocab_size: int, eos_id: int) -> Tensor:
+def _replace(ids: Tensor, hidden: Tensor, sentinels: range, eos_id: int) -> Tensor:
     starts = hidden.clone()
     starts[1:] &= ~hidden[:-1]
-    sentinels = vocab_size - starts.cumsum(0)
-    kept = torch.where(starts, sentinels, ids)[starts | ~hidden]
+    stand_in = sentinels.start + sentinels.step * (starts.cumsum(0) - 1)
+    kept = torch.where(starts, stand_in, ids)[starts | ~hidden]
     return torch.cat([kept, kept.new_tensor([eos_id])])
 
 

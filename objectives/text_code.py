@@ -31,7 +31,7 @@ class TextCodeConfig(QueueConfig):
 
     temperature: float = 0.07
     learn_temperature: bool = True
-    output_dim: int | None = 256  # E; none: the encoder's own vectors, without a projection
+    output_dim: int | None = None  # E, of a projection; none: the encoder's own vectors
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.temperature <= 1.0:

@@ -50,6 +50,10 @@ class UL2(SpanDenoising):
         super().__init__(SpanDenoisingConfig(), encoder)
         self.mixture = config
 
+    def kinds(self) -> list[tuple[float, float]]:
+        """Shares of noise and mean lengths of spans that may come."""
+        return [(ratio, mean_span) for _, mean_span, ratio in DENOISERS]
+
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """One denoiser for the text `ids` (N,)."""
         which, kind = torch.rand(2, generator=generator).tolist()
@@ -68,7 +72,7 @@ class UL2(SpanDenoising):
         start, body, end = sample["ids"][:1], sample["ids"][1:-1], sample["ids"][-1:]
         suffix = max(1, round(len(body) * 2 * self.mixture.suffix_ratio * chance))
         cut = max(0, len(body) - suffix)
-        sentinel = body.new_tensor([self.vocab_size - 1])
+        sentinel = body.new_tensor([self.sentinels[0]])
         targets = torch.cat([sentinel, body[cut:], end])
         ids = torch.cat([start, body[:cut], sentinel, end])
         return sample | {"ids": ids} | written(targets, self.start_id)

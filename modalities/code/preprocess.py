@@ -34,10 +34,29 @@ class CodePreprocessConfig:
     end_id: int = Tokenizer.end_id
     mask_id: int = Tokenizer.mask_id
     ordinary_ids: tuple[int, int] | None = None  # of text: from, to below; all after the four
+    sentinel_ids: tuple[int, int] | None = None  # for hidden spans: from, to below; of no text
+
+    def __post_init__(self) -> None:
+        if self.sentinel_ids is None:
+            return
+        first, end = self.sentinel_ids
+        text = range(*self.ordinary_ids) if self.ordinary_ids else range(len(SPECIAL_TOKENS))
+        others = (self.start_id, self.end_id, self.mask_id)
+        if first >= end or max(first, text.start) < min(end, text.stop):
+            raise ValueError(f"sentinel_ids [{first}, {end}] are none, or overlap ordinary_ids")
+        if any(first <= number < end for number in others):
+            raise ValueError(f"sentinel_ids [{first}, {end}] overlap the ids of start, end or mask")
 
     def ordinary(self, vocab_size: int) -> range:
         """Ids of text, the only ones that masking may hide or show at random."""
-        return range(*(self.ordinary_ids or (len(SPECIAL_TOKENS), vocab_size)))
+        end = vocab_size if self.sentinel_ids is None else self.sentinel_ids[0]
+        return range(*(self.ordinary_ids or (len(SPECIAL_TOKENS), end)))
+
+    @property
+    def sentinels(self) -> range:
+        """In the order of use, which is T5's: from the highest down."""
+        first, end = self.sentinel_ids or (0, 0)
+        return range(end - 1, first - 1, -1)
 
     @property
     def trains(self) -> bool:
@@ -55,6 +74,11 @@ class CodePreprocess(WordPreprocess):
     asset_names = (TOKENIZER_FILE,)
 
     def __init__(self, config: CodePreprocessConfig, *, vocab_size: int) -> None:
+        if config.sentinels and config.sentinels[0] >= vocab_size:
+            raise ValueError(
+                f"sentinel_ids go up to {config.sentinels[0]}, vocab_size is {vocab_size}: set "
+                "preprocess.sentinel_ids=none, or to others"
+            )
         self.config, self.vocab_size = config, vocab_size
         self._tokenizer: Tokenizer | None = None
         self.cut = 0
@@ -120,7 +144,7 @@ class CodePreprocess(WordPreprocess):
         return batch | {"lengths": lengths}
 
     def fit(self, samples: Iterable[Sample]) -> None:
-        """Trains the tokenizer on the samples' texts.
+        """Trains the tokenizer on the samples' texts; the ids of sentinels stay free.
 
         Raises:
             UsageError: the ids are those of a published tokenizer.
@@ -131,7 +155,8 @@ class CodePreprocess(WordPreprocess):
                 "beside the weights (train.init=FILE), or train one of your own with "
                 f"{' '.join(f'preprocess.{option}' for option in _OWN)}"
             )
-        self._tokenizer = Tokenizer.train((_text(sample) for sample in samples), self.vocab_size)
+        size = self.config.ordinary(self.vocab_size).stop
+        self._tokenizer = Tokenizer.train((_text(sample) for sample in samples), size)
 
     def assets(self) -> dict[str, bytes]:
         """tokenizer.json, once there is one."""
@@ -161,6 +186,12 @@ class CodePreprocess(WordPreprocess):
                     f"{TOKENIZER_FILE}: id {number} should be the {what} token, but is "
                     f"{tokenizer.token(number)!r}: take the tokenizer of these weights"
                 )
+        if taken := tokenizer.reserve(config.sentinels):
+            raise DataError(
+                f"{TOKENIZER_FILE}: id {taken[0]} should be a sentinel, but is "
+                f"{tokenizer.token(taken[0])!r} of {len(taken)} tokens of text in their place: "
+                "set preprocess.sentinel_ids to ids that it leaves free"
+            )
         self._tokenizer = tokenizer
 
 

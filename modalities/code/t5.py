@@ -202,6 +202,8 @@ class T5(T5Encoder, WriterEncoder):
 
     def _grow(self) -> None:
         self.decoder_start_id = self.config.decoder_start_id
+        self.max_length = self.preprocess.config.max_length
+        self.sentinels = self.preprocess.config.sentinels
         self.decoder = T5Stack(self.config, self.config.decoder_depth, decoder=True)
 
     def decode(self, features: Features, batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ of BERT, byte-level BPE of ModernBERT and CodeT5+) are read from their `tokenize
 
 from collections.abc import Iterable, Sequence
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -67,6 +68,16 @@ class Tokenizer:
         """Whether an id stands for no text."""
         token = self._inner.get_added_tokens_decoder().get(number)
         return token is not None and bool(token.special)
+
+    def reserve(self, ids: range) -> list[int]:
+        """Sees to it that no text is encoded with these ids; returns those that cannot be spared.
+
+        Ids that are not in use are free; added tokens become special ones.
+        """
+        added = self._inner.get_added_tokens_decoder()
+        names = [added[number].content for number in ids if number in added]
+        self._inner.add_special_tokens([AddedToken(name, normalized=False) for name in names])
+        return [number for number in ids if self.token(number) is not None and number not in added]
 
     def token(self, number: int) -> str | None:
         """How an id is written; None where it is not in use."""

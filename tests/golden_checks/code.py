@@ -20,7 +20,8 @@ def t5_span_corruption(fixture):
     sidecar = fixture.sidecar
     for case in sidecar["cases"]:
         ids, mask = torch.tensor(case["ids"]), torch.tensor(case["mask"]) > 0
-        got = corrupt_spans(ids, mask, vocab_size=sidecar["vocab_size"], eos_id=sidecar["eos_id"])
+        last_ids = range(sidecar["vocab_size"] - 1, -1, -1)
+        got = corrupt_spans(ids, mask, sentinels=last_ids, eos_id=sidecar["eos_id"])
         assert [part.tolist() for part in got] == [case["inputs"], case["targets"]]
     generator = torch.Generator().manual_seed(sidecar["seed"])
     for case in sidecar["mask_counts"]:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as _Tokenizer
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.code.functions import python_functions
+from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
 from zoo.modalities.code.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 import zoo
@@ -51,6 +53,43 @@ def test_training_is_deterministic_and_stored(tokenizer):
 def test_broken_tokenizer_files(data):
     with pytest.raises((DataError, UnicodeDecodeError)):
         Tokenizer.from_bytes(data)
+
+
+def preprocess(vocab_size=320, **ids):
+    return CodePreprocess(CodePreprocessConfig(**ids), vocab_size=vocab_size)
+
+
+def test_sentinels_are_never_text():
+    own = preprocess(sentinel_ids=(300, 320))
+    own.fit([{"text": text} for text in TEXTS])
+    assert own.config.sentinels == range(319, 299, -1)
+    assert own.tokenizer.vocab_size <= 300
+    assert own.config.ordinary(320) == range(4, 300)
+    inner = _Tokenizer.from_str(own.tokenizer.to_bytes().decode())
+    inner.add_tokens([f"<extra_id_{number}>" for number in range(5)])  # plain ones, as text has
+    size = inner.get_vocab_size()
+    assert inner.encode("<extra_id_3>").ids == [size - 2]
+    published = preprocess(sentinel_ids=(size - 5, size))
+    published.load_assets({"tokenizer.json": inner.to_str().encode()})
+    assert max(published("x = '<extra_id_3>'")["ids"]) < size - 5
+    clash = preprocess(sentinel_ids=(size - 6, size))
+    with pytest.raises(DataError, match=rf"id {size - 6} should be a sentinel, but is '"):
+        clash.load_assets({"tokenizer.json": inner.to_str().encode()})
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ({"sentinel_ids": (300, 330)}, "go up to 329, vocab_size is 320"),
+        ({"sentinel_ids": (300, 300)}, "are none"),
+        ({"sentinel_ids": (2, 30)}, "overlap"),
+        ({"sentinel_ids": (299, 320), "ordinary_ids": (4, 300)}, "overlap ordinary_ids"),
+        ({"sentinel_ids": (310, 320), "ordinary_ids": (4, 300), "mask_id": 319}, "start, end or"),
+    ],
+)
+def test_sentinels_that_cannot_be(ids, said):
+    with pytest.raises(ValueError, match=said):
+        preprocess(**ids)
 
 
 def test_no_tokenizer_yet_is_said():

@@ -185,6 +185,15 @@ def test_a_run_continues_bit_for_bit(shards, tmp_path):
     assert int(whole.objective.queue.place) == 8 * 12 % 40
 
 
+def test_the_copy_begins_with_the_weights_of_the_run(shards, tmp_path):
+    sizes = {name.removeprefix("encoder."): n for name, n in RUN.items() if "encoder" in name}
+    weights = zoo.create("stdlib-mlm", seed=5, **sizes).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    run = trainer(shards, tmp_path / "run", **{"train.init": tmp_path / "weights.pth"})
+    copied = run.objective.queue.towers[0].state_dict()
+    assert all(torch.equal(copied[name], value) for name, value in weights.items())
+
+
 def test_a_dropped_update_leaves_the_queue(shards, tmp_path):
     run = trainer(shards, tmp_path / "run", **{"train.save_every": 100})
     forward = TextCode.forward

@@ -28,10 +28,8 @@ CONFIG = TextCodeMatchingConfig(
 def encoder():
     torch.manual_seed(0)
     sizes = {"dim": 16, "depth": 1, "decoder_depth": 1, "heads": 2, "head_dim": 8, "hidden": 24}
-    preprocess = CodePreprocessConfig(ordinary_ids=(4, 300))
+    preprocess = CodePreprocessConfig(ordinary_ids=(4, 300), sentinel_ids=(303, 320), max_length=64)
     made = T5(T5Config(vocab_size=320, dropout=0.0, **sizes), preprocess)
-    # The tokenizer leaves the last ids to sentinels and tasks.
-    made.preprocess.vocab_size = 300
     made.preprocess.fit([{"text": text * 5} for _, text in PAIRS])
     return made.eval()
 

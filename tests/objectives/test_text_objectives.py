@@ -188,6 +188,7 @@ class Writer(WriterEncoder):
     def __init__(self, preprocess):
         super().__init__()
         self.dim, self.vocab_size, self.mask_id, self.ordinary = 8, 340, 3, range(4, 300)
+        self.sentinels, self.max_length = range(339, 299, -1), 64
         self.embedding = torch.nn.Embedding(340, 8)
         self.preprocess = preprocess
 
@@ -244,6 +245,14 @@ def test_ul2_tells_the_mode_and_mixes_as_asked(encoder):
 def test_pairs_that_cannot_work_are_refused(objective):
     with pytest.raises(UsageError, match="needs"):
         check_pairing({"name": "vit"}, {"name": objective})
+
+
+def test_a_text_may_need_more_sentinels_than_there_are(encoder):
+    writer = Writer(encoder.preprocess)
+    writer.max_length = 512
+    with pytest.raises(ValueError, match="texts of 512 tokens need 85 sentinels, the tokenizer"):
+        UL2(UL2Config(), writer)
+    assert SpanDenoising(SpanDenoisingConfig(), writer).sentinels[0] == 339
 
 
 def test_an_encoder_without_a_decoder_cannot_write():

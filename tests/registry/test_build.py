@@ -45,11 +45,11 @@ def test_every_model_trains_with_its_objective(name):
         elif key.endswith("dim"):
             options[key] = 16
     objective = build_objective(options, encoder)
-    generator = torch.Generator().manual_seed(0)
-    samples = [objective.views(sample, generator) for sample in raw(encoder)]
+    samples = views_of(encoder, objective)
     batch = encoder.preprocess.collate(samples)
     losses = objective(encoder, batch)
     losses.total.backward()
+    objective.after_step(encoder)
     for module in (encoder, objective):
         for parameter_name, parameter in module.named_parameters():
             if parameter.requires_grad:
@@ -58,7 +58,7 @@ def test_every_model_trains_with_its_objective(name):
     assert objective.count(batch) > 0
     with torch.no_grad():
         features = encoder.eval()(batch)
-    assert features.pooled.shape == (len(samples), encoder.dim)
+    assert features.pooled.shape == (len(samples), encoder.embed_dim)
 
 
 # Of a tokenizer that the test trains.
@@ -66,11 +66,17 @@ OWN = {"start_id": 1, "end_id": 2, "mask_id": 3, "ordinary_ids": None}
 OWN_IDS = {"code": OWN, "vision": {}, "audio": {}}
 
 
-def raw(encoder):
+def views_of(encoder, objective):
+    generator = torch.Generator().manual_seed(0)
     if encoder.modality == "code":
         texts = ["def f(x):\n    return x + 1\n", "y = [i for i in range(9)]\n", "pass\n"]
-        encoder.preprocess.fit([{"text": text} for text in texts])
-        return [encoder.preprocess(text) for text in texts]
+        samples = [{"text": text, "facts": {"query": text[:3]}} for text in texts]
+        encoder.preprocess.fit(samples)
+        return [objective.prepare(one, encoder.preprocess, generator) for one in samples]
+    return [objective.views(sample, generator) for sample in raw(encoder)]
+
+
+def raw(encoder):
     if encoder.modality == "audio":
         return [encoder.preprocess(torch.randn(8000)) for _ in range(2)]
     size = (2, encoder.config.in_chans, encoder.config.img_size, encoder.config.img_size)
