@@ -4,6 +4,7 @@ Only reads: the run may be in progress, finished, or somebody else's.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -56,7 +57,13 @@ def restore(run: Run, encoder: Encoder, objective: Objective, step: int | None =
     return checkpoint.step
 
 
-def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> Path:
+def export(
+    run: Run | str | Path,
+    out: str | Path,
+    step: int | None = None,
+    *,
+    format: Literal["zoo", "sentence-transformers"] = "zoo",
+) -> Path:
     """Writes the encoder of a checkpoint as a folder to share; `zoo.load(out)` gives it back.
 
     It is what the run itself exports when it ends at that step: the average where one is kept.
@@ -65,12 +72,15 @@ def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> P
         run: or its folder; it may be in progress.
         out: must not exist.
         step: of the checkpoint; the newest by default.
+        format: "sentence-transformers" makes a folder for that library and transformers instead,
+            of a text encoder that they know.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: there is no such run or checkpoint, or `out` exists.
+        UsageError: there is no such run or checkpoint, `out` exists, or the format cannot hold
+            the encoder.
         IntegrityError: the checkpoint is damaged.
         StorageError: the folder cannot be written.
     """
@@ -93,7 +103,12 @@ def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> P
         optimizers = build_optimizers(pair.named_parameters(), recipe.train)
         restore_optimizers(optimizers, pair.named_parameters(), groups["optim"])
     with evaluated(optimizers):
-        save_result(out, encoder, recipe, checkpoint.step)
+        if format == "zoo":
+            save_result(out, encoder, recipe, checkpoint.step)
+        else:
+            from zoo.hub.sentence import save_sentence_transformer  # needs the tokenizers library
+
+            save_sentence_transformer(encoder, out)
     return out
 
 

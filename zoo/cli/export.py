@@ -1,6 +1,7 @@
 """zoo export."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -9,8 +10,18 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--step", type=int, help="Of the checkpoint; the newest by default.")
-def command(run: Path, out: Path, step: int | None) -> None:
+@click.option(
+    "--format",
+    type=click.Choice(["zoo", "sentence-transformers"]),
+    default="zoo",
+    help="For whom; the latter takes text encoders of ModernBERT's form.",
+)
+def command(
+    run: Path, out: Path, step: int | None, format: Literal["zoo", "sentence-transformers"]
+) -> None:
     """Writes the encoder of a run's checkpoint to the folder OUT; also while the run trains."""
     import zoo
 
-    click.echo(f"done: zoo.load({str(zoo.export(run, out, step)) + '/'!r})")
+    zoo.export(run, out, step, format=format)
+    load = "zoo.load" if format == "zoo" else "SentenceTransformer"
+    click.echo(f"done: {load}({str(out) + '/'!r})")
