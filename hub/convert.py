@@ -11,6 +11,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from zoo.hub.bmmae import BMMAE_LAYOUTS, detect_bmmae
+from zoo.hub.rules import Rules
+from zoo.hub.rules import divide as divide_by
+from zoo.hub.voco import VOCO_LAYOUTS, detect_voco
 from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2, divide
 
 from zoo.errors import UnknownNameError, WeightsError
@@ -48,7 +52,7 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 def detect(state: State) -> str:
     """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
-    if name := detect_wav2vec2(state):
+    if name := detect_wav2vec2(state) or detect_voco(state) or detect_bmmae(state):
         return name
     if any(key in state for key in ("encoder.cls_token", "encoder_ema.cls_token")):
         return "bird-mae-lightning"
@@ -163,6 +167,10 @@ def _from_wav2vec2(state: State, layout: str) -> Converted:
     return Converted(*divide(state, layout))
 
 
+def _by_rules(state: State, rules: Rules, layout: str) -> Converted:
+    return Converted(*divide_by(state, rules, layout))
+
+
 def to_transformers_vit_mae(encoder: State, objective: State) -> State:
     """Zoo's names -> the file layout of transformers 4, which transformers 5 reads too."""
     out: State = {}
@@ -219,4 +227,8 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
     **{name: partial(_from_wav2vec2, layout=name) for name in WAV2VEC2_LAYOUTS},
+    **{
+        name: partial(_by_rules, rules=rules, layout=name)
+        for name, rules in (VOCO_LAYOUTS | BMMAE_LAYOUTS).items()
+    },
 }

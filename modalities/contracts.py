@@ -145,6 +145,10 @@ class Codec(ABC):
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """The sample; raises `DataError` with one line on bytes that are not what they claim."""
 
+    def store(self, members: Mapping[str, Buffer]) -> dict[str, bytes]:
+        """What a shard should hold of the files of one sample; by default these as they are."""
+        return {extension: bytes(data) for extension, data in members.items()}
+
     def measure(self, sample: Sample) -> dict[str, float]:
         """Numbers of a decoded sample that a data set's manifest summarises; none by default."""
         return {}

@@ -33,6 +33,8 @@ ARCHITECTURES = {
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
+    "swin3d": "zoo.modalities.volume.swin:Swin3D",
+    "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
@@ -43,6 +45,7 @@ OBJECTIVES = {
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
+    "volume": "zoo.modalities.volume.codec:VolumeCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
 }
 
@@ -100,10 +103,10 @@ def build_objective(options: Mapping[str, Value], encoder: "Encoder") -> "Object
         raise ConfigError(f"objective {options['name']}: {error}") from None
 
 
-def build_codec(modality: str) -> "Codec":
-    """The codec of a modality."""
+def build_codec(modality: str, **options: object) -> "Codec":
+    """The codec of a modality, with what only some take (`spacing` of volumes)."""
     codec: type[Codec] = _load("modality", modality, CODECS)
-    return codec()
+    return codec(**options)
 
 
 def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) -> None:

@@ -10,6 +10,7 @@ from golden_checks import (
     selection,
     training,
     vision,
+    volume_data,
 )
 from golden_checks.fixture import Fixture, discover
 
@@ -23,6 +24,7 @@ CHECKS = {
     **audio_features.CHECKS,
     **audio_probe.CHECKS,
     **audio_wav2vec2.CHECKS,
+    **volume_data.CHECKS,
 }
 
 __all__ = ["CHECKS", "Fixture", "discover"]
