@@ -208,7 +208,12 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
 
 def _readme(one: Card, model: str, labels: Sequence[str]) -> str:
     paper = f"{one.paper.title} ({one.paper.year})" if one.paper else "no paper"
-    return (
-        f"# Segmentation with {model}\n\n{one.summary}. {paper}.\n\n"
-        f"Classes: {', '.join(labels)}.\n\nNeeds zoo with its extra `volume`.\n"
-    )
+    lines = [
+        f"# Segmentation with {model}",
+        f"{one.summary}. {paper}.",
+        f"Classes: {', '.join(labels)}.",
+        "Needs zoo with its extra `volume`.",
+    ]
+    if seen := ", ".join(one.pretraining_overlap):
+        lines.append(f"Published weights have seen scans of {seen}, some that others test on.")
+    return "\n\n".join(lines) + "\n"

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from zoo.hub.convert import convert
+from zoo.hub.decoder import decoder_of
 from zoo.modalities.contracts import Encoder, LoadReport
+from zoo.modalities.volumes import SequenceEncoder
 from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
@@ -53,12 +55,15 @@ def load_encoder(
     encoder.init_buffers()
     encoder.load_report = LoadReport(
         source=str(path),
-        loaded=tuple(sorted(given)),
+        loaded=tuple(sorted(given & state.keys())),
         resized=tuple(name for name in adapted if name in given),
         new=tuple(name for name in adapted if name not in given),
         ignored=converted.extra
-        | dict.fromkeys(converted.objective, "head of a pretraining objective"),
+        | dict.fromkeys(converted.objective, "head of a pretraining objective")
+        | dict.fromkeys(given - state.keys(), "of a part that this encoder is built without"),
     )
+    if converted.objective and isinstance(encoder, SequenceEncoder):
+        encoder.decoder = decoder_of(spec.name, converted.objective)
     left = [name for name, p in encoder.state_dict().items() if p.is_meta]
     assert not left, f"never given values: {left}"
     return encoder.eval()
@@ -89,7 +94,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         line = str(error).splitlines()[0]
         raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "network_weights", "net", "student"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):

@@ -3,12 +3,14 @@
 Notation: B volumes, C channels, S sequences, X, Y, Z voxels, V tokens of a sequence, D width.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Encoder, GridEncoder
+from zoo.modalities.contracts import Batch, Encoder, GridEncoder
 from zoo.modalities.positions import sincos_positions
 
-__all__ = ["CropEncoder", "SequenceEncoder", "volume_positions"]
+__all__ = ["CropEncoder", "SequenceDecoder", "SequenceEncoder", "volume_positions"]
 
 
 class CropEncoder(Encoder):
@@ -20,6 +22,14 @@ class CropEncoder(Encoder):
     needs_words = "volumes of any size, such as crops"
 
 
+class SequenceDecoder(Protocol):
+    """What a pretraining left: makes up a sequence from what its encoder makes of the others."""
+
+    def __call__(self, encoder: "SequenceEncoder", batch: Batch, missing: str) -> Tensor:
+        """(B, V, P) values of the tokens of `missing`."""
+        ...
+
+
 class SequenceEncoder(GridEncoder):
     """Takes `volume` (B, S, X, Y, Z) and `present` (B, S), False where a sequence is missing.
 
@@ -29,6 +39,7 @@ class SequenceEncoder(GridEncoder):
 
     needs_words = "tokens of one or several sequences on a grid of a volume"
     sequences: tuple[str, ...]
+    decoder: SequenceDecoder | None = None  # where weights came with one
 
 
 def volume_positions(dim: int, grid: tuple[int, int, int]) -> Tensor:

@@ -3,7 +3,8 @@
 Numbers match Lucas-rbnt/BM-MAE. It is the masked autoencoder of `zoo.objectives.mae` with another
 choice of visible tokens, a decoder that is told which sequence a token is of, and a mean for each
 sequence in the loss. Beyond the reference a volume may lack sequences: it shows the same share of
-what is there, and what is not there is in no loss.
+what is there, and what is not there is in no loss. Means are over a micro-batch, as they are over
+one GPU's batch there: sequences have different numbers of hidden tokens in each.
 
 DEVIATION: the decoder has no dropout (the reference 0.1), and a draw in which a proportion is too
 large is always drawn again (the reference keeps it in the first sample of a batch).
@@ -21,7 +22,8 @@ from torch.nn.functional import pad
 from zoo.modalities.contracts import Batch, Encoder, Tokens
 from zoo.modalities.volumes import SequenceEncoder, volume_positions
 from zoo.objectives.contract import Losses
-from zoo.objectives.mae import MAE, MAEConfig, Reconstruction, side_by_side, squared_errors
+from zoo.objectives.mae import MAE, MAEConfig, Reconstruction, squared_errors
+from zoo.objectives.pictures import side_by_side
 
 from zoo.errors import UnknownNameError
 

@@ -22,6 +22,7 @@ from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.pictures import side_by_side
 from zoo.objectives.swin_decoder import SwinBlock
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "Reconstruction",
     "random_order",
     "reconstruction_loss",
-    "side_by_side",
     "squared_errors",
 ]
 
@@ -80,7 +80,10 @@ class MAE(Objective):
         prefix, width = encoder.num_prefix_tokens, config.decoder_dim
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_embed = nn.Linear(encoder.dim, width)
-        self._add_positions(encoder.grid, prefix)
+        try:
+            self._add_positions(encoder.grid, prefix)
+        except ValueError as error:
+            raise ValueError(f"decoder_dim: {error}") from None
         self.decoder_blocks = nn.ModuleList(
             self._block(encoder.grid, shifted=i % 2 == 1) for i in range(config.decoder_depth)
         )
@@ -205,12 +208,6 @@ class MAE(Objective):
             x = x.take_along_dim(order.unsqueeze(-1), 1)
         normed: Tensor = self.decoder_norm(x)
         return normed
-
-
-def side_by_side(images: Tensor) -> Tensor:
-    """(B, H, W, C) -> (H + 2, B * (W + 2), C), each in a thin grey frame."""
-    framed = pad(images, (0, 0, 1, 1, 1, 1), value=128)
-    return torch.cat(framed.unbind(), dim=1)
 
 
 def random_order(noise: Tensor) -> Tensor:

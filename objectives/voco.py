@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 from zoo.modalities.contracts import Batch, Encoder
 from zoo.modalities.volumes import CropEncoder
 from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.pictures import share_pictures, side_by_side, slice_pictures
 from zoo.objectives.voco_losses import Projected, Variant, similarity, voco_losses
 from zoo.objectives.volume_crops import (
     CropAugment,
@@ -106,6 +107,21 @@ class VoCo(Objective):
             error = (labels - similarity(student.crops, teacher.bases)).abs().mean()
         total = torch.stack([*parts.values()]).sum()
         return Losses(total=total, parts=parts, metrics={"overlap_error": error})
+
+    def pictures(self, encoder: Encoder, batch: Batch) -> list[tuple[str, Tensor]]:
+        """Side by side: a crop of each volume on the grid, where it lies, and what was found."""
+        crops, size = batch["crops"][..., :3], self.config.crop_size
+        student, teacher = self.project(self.embed(encoder, batch), len(crops))
+        where = (crops[:, 0], crops[0, self.config.random_crops :], size)
+        rows = (
+            ("a crop among the base crops", slice_pictures(batch["volume"], *where)),
+            ("its share in each", share_pictures(batch["labels"][:, 0], *where)),
+            (
+                "its likeness to each",
+                share_pictures(similarity(student.crops, teacher.bases)[:, 0], *where),
+            ),
+        )
+        return [(title, side_by_side(images)) for title, images in rows]
 
     def embed(self, encoder: Encoder, batch: Batch) -> Tensor:
         """(B * M, D) of all crops; how many go through the encoder at once is its own matter."""

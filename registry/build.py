@@ -40,6 +40,8 @@ OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
     "contrastive": "zoo.objectives.contrastive:ViewContrastive",
+    "voco": "zoo.objectives.voco:VoCo",
+    "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
 }
 CODECS = {

@@ -57,8 +57,9 @@ class TrainRecipe:
     constant_lr: float | None = None
     restarts: tuple[float, ...] = ()  # when the whole schedule begins again, for more data
     first_update: Literal[0, 1] = 0  # counts as in timm, whose first rate is 0; 1: as in torchtitan
-    # muon, galore, conda: hidden matrices by these, everything else by AdamW, at the same learning
-    # rate; or any name that timm.optim.create_optimizer_v2 knows.
+    # adamw-amsgrad: second moments never fall. muon, galore, conda: hidden matrices by these,
+    # everything else by AdamW, at the same learning rate. Or any name that
+    # timm.optim.create_optimizer_v2 knows.
     optimizer: str = "adamw"
     weight_decay: float = 0.05  # not on norms, biases, embeddings, position tables and tokens
     layer_decay: float | None = None  # of the rate, from each layer of the encoder to the one below

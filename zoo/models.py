@@ -59,6 +59,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     layout: str | None = None,
+    preprocess: Mapping[str, object] | None = None,
     **changes: object,
 ) -> Encoder:
     """A pretrained encoder, in eval mode, with its own preprocessing.
@@ -70,6 +71,8 @@ def load(
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
         layout: how a foreign file names its tensors; recognised when not given.
+        preprocess: for a name, constants of the preprocessing that differ from the card's
+            ({"sequences": ["t1", "t2"]}).
         changes: for a name, arguments of the architecture that differ from the card's
             (img_size=448).
 
@@ -81,11 +84,11 @@ def load(
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
     """
     if isinstance(source, Path) or "/" in source or source in (".", ".."):
-        if weights is not None or changes:
+        if weights is not None or preprocess or changes:
             raise UsageError(f"{source}: a folder brings its own weights and arguments")
         encoder = _from_folder(Path(source))
     else:
-        encoder = _from_catalogue(source, weights, layout, changes)
+        encoder = _from_catalogue(source, weights, layout, preprocess, changes)
     if dtype is not None:
         encoder.to(_dtype(dtype))
     return encoder.to(device) if device is not None else encoder
@@ -102,14 +105,19 @@ def _from_folder(folder: Path) -> Encoder:
 
 
 def _from_catalogue(
-    name: str, weights: str | Path | None, layout: str | None, changes: Mapping[str, object]
+    name: str,
+    weights: str | Path | None,
+    layout: str | None,
+    preprocess: Mapping[str, object] | None,
+    changes: Mapping[str, object],
 ) -> Encoder:
     row, tag = find(name)
     published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
     if not all(entry.may_be_shared for entry in published):
         _say_unlicensed(row.name)
     if weights is not None:
-        return load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
+        spec = encoder_spec(row.name, changes, preprocess)
+        return load_encoder(spec, Path(weights), layout=layout)
     if not published:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "

@@ -3,9 +3,9 @@
 Crops: two random and nine base crops of 64^3 of a volume of 192 x 192 x 64, augmented one by one by
 MONAI's transforms, with labels. Step: forward and backward of a tiny SwinUNETR encoder on the 12
 crops of two volumes of 128 x 128 x 64, with MONAI's attention and its activation checkpointing,
-which upstream has on by default. Losses and gradients are compared before anything is timed. On one thread, in turn in
-one process, by the processor's clock, because others use the machine; the peak of memory in a
-process of its own each.
+which upstream has on by default. Losses and gradients are compared before anything is timed. On one
+thread, in turn, by the processor's clock, because others use the machine; each step in a process of
+its own, for the peak of its memory.
 """
 
 import importlib

@@ -86,6 +86,11 @@ class Swin3D(CropEncoder):
                 use_v2=True,
             )
         use_window_attention(self.swinViT)
+        for stage in "1234":  # in the order of their work, which layer-wise learning rates go by
+            for name in (f"layers{stage}c", f"layers{stage}"):
+                part = self.swinViT.get_submodule(name)
+                delattr(self.swinViT, name)
+                self.swinViT.add_module(name, part)
         shape = {"spatial_dims": 3, "kernel_size": 3, "stride": 1, "norm_name": "instance"}
         self.encoder1 = block(
             in_channels=self.in_channels, out_channels=width, res_block=True, **shape

@@ -24,6 +24,8 @@ from zoo.modalities.patch_vit import PatchViTConfig
 from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessConfig
 from zoo.modalities.volumes import SequenceEncoder, volume_positions
 
+from zoo.errors import UsageError
+
 __all__ = ["Grid", "SequenceEmbedding", "ViT3D", "ViT3DConfig", "patchify", "unpatchify"]
 
 
@@ -174,6 +176,29 @@ class ViT3D(SequenceEncoder):
             x = x * tokens.valid.unsqueeze(-1)
         whole = x.shape[1] == prod(self.grid)
         return Features(tokens=x, pooled=self.pool(tokens), grid=self.grid if whole else None)
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch, *, missing: str) -> Tensor:
+        """A sequence as all tokens of the others tell it; its own channel is never looked at.
+
+        Args:
+            batch: `volume` and perhaps `present`, as `preprocess.collate` gives them.
+            missing: the name of the sequence.
+
+        Returns:
+            (B, X, Y, Z), normalised as `volume` is.
+
+        Raises:
+            UsageError: these weights came without a decoder, or with one of another objective.
+            UnknownNameError: there is no such sequence.
+        """
+        if self.decoder is None:
+            raise UsageError(
+                "these weights came without a decoder: load a run of objective 'bm_mae', or a file "
+                "of BM-MAE that holds one"
+            )
+        values = self.decoder(self, batch, missing)
+        return unpatchify(values, self.volume_grid, self.config.patch_size)[:, 0]
 
     def segmenter(self, out_channels: int) -> nn.Module:
         """MONAI's UNETR (arXiv 2103.10504) around a copy of these weights; its decoder is new.

@@ -71,6 +71,7 @@ def test_list_and_card():
     assert {row["name"] for row in rows} == set(zoo.list_models())
     assert json.loads(run("card", "mae", "--json").stdout)["family"] == "mae"
     assert 'arxiv = "2111.06377"' in run("card", "mae-base").stdout
+    assert 'pretraining_overlap = ["BTCV", ' in run("card", "voco").stdout
 
 
 def test_load_check_embed_and_probe(trained, shards, tmp_path):

@@ -10,7 +10,9 @@ from golden_checks import (
     selection,
     training,
     vision,
+    volume,
     volume_data,
+    volume_encoders,
 )
 from golden_checks.fixture import Fixture, discover
 
@@ -24,7 +26,9 @@ CHECKS = {
     **audio_features.CHECKS,
     **audio_probe.CHECKS,
     **audio_wav2vec2.CHECKS,
+    **volume.CHECKS,
     **volume_data.CHECKS,
+    **volume_encoders.CHECKS,
 }
 
 __all__ = ["CHECKS", "Fixture", "discover"]

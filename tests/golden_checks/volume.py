@@ -183,9 +183,10 @@ def _voco_update(fixture, encoder, objective):
     """Gradient norms, the optimiser of the recipe, and every weight after it."""
     named = {name: parameter_of(name, "voco", encoder, objective) for name in fixture.group("w")}
     wanted = fixture.sidecar["grad_norms"]
-    # What a norm takes away again has no gradient but for rounding, here of the longest ones.
+    # What a norm takes away again has no gradient but for rounding, here of the longest ones; where
+    # little is left of sums, the reference itself is 24 such units away from what float64 gives.
     rounding = 10 * torch.finfo(torch.float32).eps * np.linalg.norm([*wanted.values()])
-    tolerance = {"atol": rounding, **fixture.sidecar["tolerance"]["grad_norms"]}
+    tolerance = {"atol": 10 * rounding, **fixture.sidecar["tolerance"]["grad_norms"]}
     for name, want in wanted.items():
         got = named[name].grad.norm().item()
         np.testing.assert_allclose(got, want, err_msg=name, **tolerance)

@@ -47,6 +47,9 @@ def test_monai_builds_the_same_network_from_the_folder(model, tmp_path):
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found >= {"LICENSE", "docs/README.md", "docs/data_license.txt", "models/model.pt"}
 
+    readme = (folder / "docs" / "README.md").read_text()
+    assert all(name in readme for name in zoo.card(model).pretraining_overlap)
+
     with pytest.raises(UsageError, match="exists already"):
         save_bundle(folder, network, encoder, model=model, labels=LABELS)
     with pytest.raises(UsageError, match="3 output channels"):

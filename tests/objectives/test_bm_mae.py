@@ -1,15 +1,23 @@
 """BM-MAE: which tokens are visible, sequences that are missing, and one that is made up."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoo.modalities.volume.codec import VolumeCodec
 from zoo.modalities.volume.preprocess import VolumePreprocessConfig
-from zoo.modalities.volume.vit3d import ViT3D, ViT3DConfig
+from zoo.modalities.volume.vit3d import ViT3D, ViT3DConfig, unpatchify
+from zoo.modalities.volume.volume import Sequence, Volume
 from zoo.objectives.bm_mae import BMMAE, BMMAEConfig, draw_noise, draw_shares
 from zoo.objectives.mae import MAE, MAEConfig
+from zoo.registry.build import build_objective
 
-from zoo.errors import UnknownNameError
+import zoo
+from zoo.errors import ConfigError, UnknownNameError, UsageError, WeightsError
+from zoo.report.pictures import objective_pictures
+from zoo.restoring import blank, restore
+from zoo.training.metrics import read_metrics
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 
@@ -145,6 +153,19 @@ def test_the_decoder_knows_which_sequence_a_token_is_of():
     assert "decoder_pos_embed" not in objective.state_dict()
 
 
+@pytest.mark.parametrize(
+    ("name", "sequences", "good", "bad"),
+    [("bm_mae", SEQUENCES, 18, 16), ("mae", SEQUENCES, 16, 18), ("mae", ("ct",), 18, 16)],
+)
+def test_decoders_that_positions_do_not_fit_are_refused(name, sequences, good, bad):
+    """The shared one has an axis for several sequences."""
+    encoder, _ = pair(sequences)
+    options = {"name": name, "decoder_heads": 2, "decoder_depth": 1}
+    build_objective(options | {"decoder_dim": good}, encoder)
+    with pytest.raises(ConfigError, match=r"decoder_dim: .* need a multiple of [68] channels"):
+        build_objective(options | {"decoder_dim": bad}, encoder)
+
+
 @pytest.mark.parametrize(("kind", "sequences"), [(BMMAE, SEQUENCES), (MAE, ("ct",))])
 def test_it_learns(kind, sequences):
     """Several sequences, and the masked autoencoder of images on a volume of one."""
@@ -176,3 +197,91 @@ def test_pictures_show_a_slice_of_every_sequence(kind, sequences):
     assert [*shown] == usual + made_up
     assert {picture.shape for picture in shown.values()} == {(10, 2 * (12 * len(sequences) + 2), 1)}
     assert len({picture.numpy().tobytes() for picture in shown.values()}) == len(shown)
+
+
+WORDS = (
+    *("encoder.dim=24", "encoder.depth=1", "encoder.heads=2", "encoder.patch_size=8"),
+    *("preprocess.size=16,16,16", "objective.decoder_dim=24", "objective.decoder_depth=1"),
+    *("objective.decoder_heads=2", "train.batch_size=4", "train.steps=20", "train.epochs=none"),
+    *("train.warmup=2", "train.lr=3e-3", "train.log_every=5", "train.loggers=[]"),
+    *("loader.workers=0",),
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Twelve brains that are alike but for one sequence, which every third of them lacks."""
+    rng, codec = np.random.default_rng(0), VolumeCodec()
+    waves = np.sin(np.linspace(0, 9, 18))[:, None, None] + np.cos(np.linspace(0, 5, 16))
+
+    def brain(number):
+        names = [name for i, name in enumerate(SEQUENCES) if number % 3 or i != number // 3]
+        found = {}
+        for name in names:
+            values = 1000 + 300 * waves + rng.normal(0, 20, (18, 16, 16))
+            found[name] = Sequence(values.astype(np.int16))
+        return {"volume": Volume(sequences=found, affine=np.eye(4), modality="mr")}
+
+    folder = tmp_path_factory.mktemp("brains") / "shards"
+    zoo.write_shards(((f"{i:02d}", codec.encode(brain(i))) for i in range(12)), folder)
+    return folder
+
+
+@pytest.mark.parametrize("objective", ["bm_mae", "mae"])
+def test_a_run_from_shards_of_incomplete_patients(objective, shards, tmp_path):
+    """Trains, draws, and gives back an encoder that makes up a sequence with one call."""
+    words = [*WORDS, f"objective.name={objective}"]
+    run = zoo.pretrain("bm-mae", shards, tmp_path / "run", words, device="cpu", progress=False)
+    losses = [row["loss"] for row in read_metrics(run.folder)]
+    assert losses[-1] < losses[0]
+    _, shown = objective_pictures(run)
+    assert len(shown) == (7 if objective == "bm_mae" else 3)
+    encoder, (blank_encoder, task) = zoo.load(run.folder), blank(run)
+    restore(run, blank_encoder, task)
+    state = blank_encoder.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    batch = {"volume": torch.randn(2, 4, 16, 16, 16)}
+    if objective == "mae":
+        with pytest.raises(UsageError, match="only objective 'bm_mae'"):
+            encoder.reconstruct(batch, missing="t1ce")
+        return
+    found = encoder.reconstruct(batch, missing="t1ce")
+    want = task.reconstruct(encoder, batch, missing="t1ce").prediction
+    torch.testing.assert_close(found, unpatchify(want, (2, 2, 2), 8)[:, 1])
+    with pytest.raises(UnknownNameError, match="unknown sequence 't3'"):
+        encoder.reconstruct(batch, missing="t3")
+
+
+def published(encoder, task):
+    """Both in the names of the reference."""
+    state = {}
+    for name, value in encoder.state_dict().items():
+        place, _, rest = name.partition(".")
+        if place == "patch_embed":
+            name = "tokenizers.{}.patch_embedding.patch_embeddings.{}".format(*rest.split("."))
+        state[name] = value
+    for name, value in task.state_dict().items():
+        state["decoder." + name.replace("mask_token", "mask_tokens")] = value
+    monai = (".attn.proj.", ".attn.out_proj."), (".mlp.fc", ".mlp.linear")
+    return {name.replace(*monai[0]).replace(*monai[1]): value for name, value in state.items()}
+
+
+def test_a_published_file_brings_its_decoder(tmp_path):
+    """Built by the card; an encoder of fewer sequences cannot use it."""
+    constants = {"size": [32, 32, 16], "intensity": "window"}
+    changes = {"dim": 24, "depth": 1, "heads": 2}
+    encoder = zoo.create("bm-mae", seed=0, preprocess=constants, **changes)
+    task = build_objective(zoo.card("bm-mae").recipe.objective, encoder)
+    path = tmp_path / "bmmae.pth"
+    torch.save(published(encoder, task), path)
+    loaded = zoo.load("bm-mae", weights=path, preprocess=constants, **changes)
+    batch = {"volume": torch.randn(1, 4, 32, 32, 16)}
+    want = task.reconstruct(encoder.eval(), batch, missing="flair").prediction
+    found = loaded.reconstruct(batch, missing="flair")
+    torch.testing.assert_close(found, unpatchify(want, (2, 2, 1), 16)[:, 3])
+    with pytest.raises(UsageError, match="came without a decoder"):
+        encoder.reconstruct(batch, missing="flair")
+    fewer = constants | {"sequences": ["t1", "t2"]}
+    loaded = zoo.load("bm-mae", weights=path, preprocess=fewer, **changes)
+    with pytest.raises(WeightsError, match="of other sequences or sizes"):
+        loaded.reconstruct({"volume": batch["volume"][:, :2]}, missing="t1")

@@ -174,6 +174,24 @@ def test_crops_are_resized_where_the_encoder_wants_them_smaller():
     torch.testing.assert_close(got, want)
 
 
+def test_pictures_show_where_a_crop_lies():
+    """The true shares are bright where the crop is; lines are those of the grid and the crop."""
+    encoder, objective = pair()
+    batch = batch_of(objective, torch.rand(2, 1, 32, 32, 16))
+    batch["crops"][0, 0, :3] = torch.tensor([16, 0, 0])  # the patient's left, behind
+    batch["labels"][0, 0] = torch.tensor([0.0, 0, 1, 0])
+    with torch.inference_mode():
+        shown = dict(objective.pictures(encoder, batch))
+    asked, true, found = shown.values()
+    assert asked.dtype == torch.uint8
+    assert {picture.shape for picture in shown.values()} == {(34, 2 * 34, 3)}
+    inside = true[1:-1, 1:33].flip(0, 1)  # (Y, X) from the corner that is behind and left
+    assert (inside[4:12, 20:28] == 255).all()
+    assert not inside[20:, 20:].any()
+    assert (inside[4, 16] == torch.tensor([255, 140, 0])).all()
+    assert found.float().std() > 0
+
+
 class Means(nn.Module):
     """Knows of a crop what its channels are on average."""
 

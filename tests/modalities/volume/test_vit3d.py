@@ -2,17 +2,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo.hub.weights import load_encoder
 from zoo.modalities.volume.preprocess import VolumePreprocessConfig
 from zoo.modalities.volume.vit3d import ViT3D, ViT3DConfig, patchify, unpatchify
 from zoo.objectives.mae import MAE, MAEConfig
-from zoo.registry.build import encoder_spec
 
 import zoo
 from zoo.errors import ConfigError, WeightsError
 
 MRI = ("t1", "t1ce", "t2", "flair")
 SIZE = (16, 24, 8)
+KINDS = ("weight", "bias")
 SMALL = {"dim": 24, "depth": 2, "heads": 2, "patch_size": 8}
 
 
@@ -127,19 +126,22 @@ def test_a_published_file_serves_fewer_sequences(tmp_path):
     path = tmp_path / "bmmae.pth"
     torch.save(state, path)
 
-    def spec(*sequences):
+    def load(*sequences):
         changes = {"sequences": list(sequences), "size": list(SIZE)}
-        return encoder_spec("bm-mae", SMALL | {"mlp_ratio": 4.0}, changes)
+        return zoo.load("bm-mae", weights=path, preprocess=changes, mlp_ratio=4.0, **SMALL)
 
-    encoder = load_encoder(spec("flair", "t1"), path)
-    assert encoder.load_report.ignored.keys() >= {"blocks.0.norm_cross_attn.weight"}
+    encoder = load("flair", "t1")
+    report = encoder.load_report
+    assert set(report.loaded) == encoder.state_dict().keys()
+    left_out = {f"patch_embed.{name}.{kind}" for name in ("t1ce", "t2") for kind in KINDS}
+    assert report.ignored.keys() == {"blocks.0.norm_cross_attn.weight", *left_out}
+    assert "built without" in report.ignored["patch_embed.t2.bias"]
     source = vit().patch_embed["flair"].weight
     assert torch.equal(encoder.patch_embed["flair"].weight, source)
     assert encoder.patch_embed.positions.isfinite().all()
     assert not encoder.patch_embed.positions.is_meta
-    lacking = spec("pet")
     with pytest.raises(WeightsError, match=r"missing patch_embed\.pet"):
-        load_encoder(lacking, path)
+        load("pet")
 
 
 def test_sizes_that_do_not_fit_are_refused():
