@@ -5,6 +5,7 @@ file is mapped, so loading a ViT-B touches a few pages until the first forward
 (benchmarks/speed/loading.py).
 """
 
+import json
 from pathlib import Path
 from typing import Self
 
@@ -21,8 +22,9 @@ from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
 
-__all__ = ["check_fit", "load_encoder", "read_state"]
+__all__ = ["INDEX", "check_fit", "files_of_index", "load_encoder", "read_state"]
 
+INDEX = ".safetensors.index.json"
 _SHOWN = 10  # names of a list in an error
 
 
@@ -33,7 +35,8 @@ def load_encoder(
 
     Args:
         spec: which encoder.
-        path: .safetensors, or a .pt / .pth / .bin / .ckpt checkpoint (read without running code).
+        path: .safetensors, the index of several (.safetensors.index.json), or a .pt / .pth / .bin /
+            .ckpt checkpoint (read without running code).
         layout: how the file names its tensors; recognised when not given.
         check_finite: refuse weights that hold NaN or infinity.
 
@@ -80,11 +83,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such weights file")
+    if path.name.endswith(INDEX):
+        return _indexed(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+        return _mapped(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise UsageError(f"{path}: weights come as .safetensors, .pt, .pth, .bin or .ckpt")
     try:
@@ -100,6 +102,46 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: holds more than a state dict of tensors")
     return content
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+
+
+def files_of_index(path: Path) -> list[str]:
+    """The files that lie beside an index and hold its tensors.
+
+    Raises:
+        WeightsError: the index is none.
+    """
+    return sorted(set(_weight_map(path).values()))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file."""
+    try:
+        table = json.loads(path.read_text())["weight_map"]
+        plain = all(isinstance(v, str) and v == Path(v).name for v in table.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        plain = False
+    if not plain:
+        raise WeightsError(f"{path}: no index of safetensors files")
+    found: dict[str, str] = table
+    return found
+
+
+def _indexed(path: Path) -> dict[str, Tensor]:
+    table, state = _weight_map(path), dict[str, Tensor]()
+    for name in sorted(set(table.values())):
+        part = _mapped(path.with_name(name))
+        listed = {key for key, file in table.items() if file == name}
+        if differing := sorted(part.keys() ^ listed):
+            raise WeightsError(f"{path}: {_some(differing)} are not in {name} as the index says")
+        state |= part
+    return state
 
 
 class _Nothing:

@@ -65,7 +65,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}
         # The writer talks to the others while the training does: it needs a group of its own.
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._group = world.another_group()
         world.on_main(self._begin)
 
     def _begin(self) -> None:
