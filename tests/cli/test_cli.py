@@ -269,7 +269,7 @@ def test_options_are_frozen():
         "shards build": [
             *("--allow-outside", "--engine", "--key", "--label-from-folder", "--licence"),
             *("--member", "--modality", "--quiet", "--samples-per-shard", "--seed", "--shard-size"),
-            *("--shuffle", "--skip-bad", "--workers", "-m", "out", "source"),
+            *("--shuffle", "--skip-bad", "--spacing", "--workers", "-m", "out", "source"),
         ],
         "shards info": ["data"],
         "shards head": ["-n", "data"],
