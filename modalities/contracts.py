@@ -135,7 +135,14 @@ class Preprocess(ABC):
 
 
 class Codec(ABC):
-    """Bytes in a shard <-> a sample. Bounded, and safe on hostile bytes: never unpickles."""
+    """Bytes in a shard <-> a sample. Bounded, and safe on hostile bytes: never unpickles.
+
+    Attributes:
+        parts: extensions of files that make one sample together where they share a folder, such as
+            the slices of a volume; empty stands for files without one.
+    """
+
+    parts: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def encode(self, raw: Sample) -> dict[str, bytes]:

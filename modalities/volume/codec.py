@@ -2,7 +2,8 @@
 
 A frame holds chunks of 64 x 64 x 64 voxels, so that a crop decodes only what it touches. They are
 intensities as they are (HU for CT), windowed when they are loaded: one shard serves all windows.
-NIfTI and NRRD members (`nii.gz`, `t1.nii.gz`, `nrrd`) are decoded too, whole.
+NIfTI and NRRD members (`nii.gz`, `t1.nii.gz`, `nrrd`) and the slices of a DICOM series
+(`00001.dcm`) are decoded too, whole.
 """
 
 import base64
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
 from zoo.modalities.contracts import Buffer, Codec, Sample
 from zoo.modalities.members import decode_member
-from zoo.modalities.volume.read import Fourth, open_volume, read_volume
+from zoo.modalities.volume.read import Fourth, open_volume, read_slices, read_volume
 from zoo.modalities.volume.resample import resample
 from zoo.modalities.volume.transforms import orient
 from zoo.modalities.volume.volume import (
@@ -41,6 +42,7 @@ from zoo.errors import DataError, UsageError
 __all__ = ["VolumeCodec"]
 
 RAW = ("nii", "nii.gz", "nrrd")
+SLICES = (".dcm", ".ima", ".part")  # numbered files of one folder; part where they had no extension
 CHUNK, BLOCK = 64, 32  # voxels along each axis
 _LARGEST_CHUNK = 4 << 20  # voxels; whatever others wrote, a crop should stay cheap
 _INT16 = np.iinfo(np.int16)
@@ -52,6 +54,8 @@ class VolumeCodec(Codec):
 
     What it writes is oriented (RAS) and, with `spacing`, resampled once and for all.
     """
+
+    parts = frozenset(["dcm", "ima", ""])
 
     def __init__(self, spacing: tuple[float, float, float] | None = None) -> None:
         """`spacing` in mm of what `encode` writes; None keeps each volume's own."""
@@ -253,8 +257,12 @@ def _sequence(frame: _Frame, facts: Mapping[str, Any]) -> Sequence:
 
 
 def _raw(members: Mapping[str, Buffer], facts: Mapping[str, object]) -> Volume:
-    """One file, or several on one grid, one a sequence."""
+    """One file, several on one grid, one a sequence, or the slices of one series."""
     volumes: dict[str, Volume] = {}
+    slices = [data for extension, data in sorted(members.items()) if extension.endswith(SLICES)]
+    if slices:
+        modality = str(facts.get("modality", ""))
+        volumes[""] = read_slices(slices, name="its folder", modality=modality)
     for extension, data in sorted(members.items()):
         kind = next((kind for kind in RAW if f".{extension}".endswith(f".{kind}")), None)
         if kind is None:

@@ -1,9 +1,6 @@
-"""A small residual convolution network for volumes of any size: cheap features at several scales.
+"""A small convolution network for volumes of any size: features of several scales for little work.
 
-Its blocks are those of MONAI's U-Nets: two convolutions and a shortcut, each block at half the
-resolution of the one before.
-
-Notation: B volumes, C channels, X, Y, Z voxels, L levels, N tokens of the coarsest level, D width,
+Notation: B volumes, C channels, X, Y, Z voxels, L levels, N places of the coarsest level, D width,
 the sum of all levels', K classes.
 """
 
@@ -17,7 +14,7 @@ from zoo.modalities.contracts import Batch, Features
 from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessConfig
 from zoo.modalities.volumes import CropEncoder
 
-__all__ = ["ConvNet3D", "ConvNet3DConfig"]
+__all__ = ["ConvNet3D", "ConvNet3DConfig", "UNet3D"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +48,7 @@ class ConvNet3D(CropEncoder):
         self.preprocess = VolumePreprocess(preprocess)
         inputs = (self.in_channels, *config.widths[:-1])
         self.levels = nn.ModuleList(
-            _Block(few, many, config.groups, stride=2)
+            _convolution(few, many, config.groups, stride=2)
             for few, many in zip(inputs, config.widths, strict=True)
         )
 
@@ -71,55 +68,43 @@ class ConvNet3D(CropEncoder):
         return Features(tokens=tokens, pooled=tokens.mean(dim=1), grid=(x, y, z))
 
     def segmenter(self, out_channels: int) -> nn.Module:
-        """A U-Net (arXiv 1606.06650) on a copy of these weights; its decoder is new.
+        """A U-Net on a copy of these weights; its decoder is new.
 
         Args:
             out_channels: classes, the background among them.
         """
-        return _UNet(copy.deepcopy(self), out_channels)
+        return UNet3D(copy.deepcopy(self), out_channels)
 
 
-class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, groups: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(groups, outputs)
-        self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, outputs)
-        self.shortcut = nn.Conv3d(inputs, outputs, stride, stride=stride, bias=False)
-        self.norm3 = nn.GroupNorm(groups, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        out: Tensor = (inner + self.norm3(self.shortcut(x))).relu()
-        return out
-
-
-class _UNet(nn.Module):
-    """From the coarsest level back to voxels, each finer level beside what comes from below."""
+class UNet3D(nn.Module):
+    """From the coarsest level back to voxels, beside each finer one (arXiv 1606.06650)."""
 
     def __init__(self, encoder: ConvNet3D, out_channels: int) -> None:
         super().__init__()
-        config = encoder.config
+        widths, groups = encoder.config.widths, encoder.config.groups
         self.encoder = encoder
-        fine = (config.widths[0], *config.widths[:-1])  # of what comes from below, at each stride
-        skip = (encoder.in_channels, *config.widths[:-1])
+        finer = (groups, *widths[:-1])  # channels at strides 1, 2, 4 ...
+        beside = (encoder.in_channels, *widths[:-1])
         self.up = nn.ModuleList(
-            nn.ConvTranspose3d(below, here, 2, stride=2)
-            for below, here in zip(config.widths, fine, strict=True)
+            nn.ConvTranspose3d(coarse, fine, 2, stride=2)
+            for coarse, fine in zip(widths, finer, strict=True)
         )
         self.merge = nn.ModuleList(
-            _Block(here + beside, here, config.groups)
-            for here, beside in zip(fine, skip, strict=True)
+            _convolution(fine + skip, fine, groups)
+            for fine, skip in zip(finer, beside, strict=True)
         )
-        self.out = nn.Conv3d(fine[0], out_channels, 1)
+        self.out = nn.Conv3d(groups, out_channels, 1)
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
         *skips, x = volume, *self.encoder.pyramid(volume)
-        for skip, up, merge in zip(
-            reversed(skips), reversed(self.up), reversed(self.merge), strict=True
-        ):
+        for skip, up, merge in [*zip(skips, self.up, self.merge, strict=True)][::-1]:
             x = merge(torch.cat([up(x), skip], dim=1))
         logits: Tensor = self.out(x)
         return logits
+
+
+def _convolution(inputs: int, outputs: int, groups: int, *, stride: int = 1) -> nn.Sequential:
+    """Its norm is of each volume by itself."""
+    convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(groups, outputs), nn.GELU())

@@ -7,18 +7,23 @@ refused: localisers, mixed orientations, missing or repeated slices, slices of d
 import importlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
+from zoo.modalities.contracts import Buffer
 from zoo.modalities.volume.scan import Scan
 
 from zoo.errors import DataError, UsageError
 
-__all__ = ["find_series", "read_series"]
+__all__ = ["File", "find_series", "read_series", "series_of"]
+
+File = Path | Buffer
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # inflating it has no bound
 _GAP = 0.01  # of a step: how far a slice may lie from its place
@@ -26,31 +31,37 @@ _ALIKE = ("Rows", "Columns", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 
 
-def find_series(folder: str | Path) -> list[tuple[Path, ...]]:
-    """The files of every series below a folder, sorted; files that are no DICOM are left out.
+def find_series(folder: str | Path) -> list[list[File]]:
+    """The files of every series below a folder, as `series_of`."""
+    return series_of([path for path in sorted(Path(folder).rglob("*")) if path.is_file()])
+
+
+def series_of(files: Iterable[File]) -> list[list[File]]:
+    """The files of every series, in the order of their UIDs; what is no DICOM is left out.
 
     Raises:
         DataError: a file cannot be read; names it.
         UsageError: pydicom is not installed.
     """
     pydicom = _pydicom()
-    series: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and _is_dicom(path):
-            with decoding(f"{path}: damaged DICOM header"):
-                _refuse_deflated(pydicom, path)
+    series: dict[str, list[File]] = defaultdict(list)
+    for number, file in enumerate(files):
+        name = _name(file, number)
+        if _is_dicom(file):
+            with decoding(f"{name}: damaged DICOM header"):
+                _refuse_deflated(pydicom, file, name)
                 tags = ["SeriesInstanceUID"]
-                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+                header = pydicom.dcmread(_bytes(file), stop_before_pixels=True, specific_tags=tags)
             if "SeriesInstanceUID" in header:  # a DICOMDIR has none
-                series[str(header.SeriesInstanceUID)].append(path)
-    return [tuple(series[uid]) for uid in sorted(series)]
+                series[str(header.SeriesInstanceUID)].append(file)
+    return [series[uid] for uid in sorted(series)]
 
 
-def read_series(paths: Sequence[Path], name: str) -> Scan:
+def read_series(files: Sequence[File], name: str) -> Scan:
     """The voxels of one series, in HU where it is CT.
 
     Args:
-        paths: one a slice, in any order.
+        files: one a slice, in any order.
         name: in messages.
 
     Raises:
@@ -59,12 +70,13 @@ def read_series(paths: Sequence[Path], name: str) -> Scan:
     """
     pydicom = _pydicom()
     headers = []
-    for path in paths:
-        check_size(str(path), path.stat().st_size, MAX_BYTES)
-        with decoding(f"{path}: damaged DICOM header"):
-            _refuse_deflated(pydicom, path)
-            headers.append(pydicom.dcmread(path, stop_before_pixels=True))
-        _check_slice(headers[-1], str(path))
+    for number, file in enumerate(files):
+        own = _name(file, number)
+        check_size(own, file.stat().st_size if isinstance(file, Path) else len(file), MAX_BYTES)
+        with decoding(f"{own}: damaged DICOM header"):
+            _refuse_deflated(pydicom, file, own)
+            headers.append(pydicom.dcmread(_bytes(file), stop_before_pixels=True))
+        _check_slice(headers[-1], own)
     with decoding(f"{name}: damaged DICOM series"):
         _check_alike(headers, name)
         order, step = _in_order(headers, name)
@@ -74,8 +86,8 @@ def read_series(paths: Sequence[Path], name: str) -> Scan:
     check_size(f"{name}: voxels", size, MAX_BYTES)
     slices = []
     for i in order:
-        with decoding(f"{paths[i]}: damaged DICOM pixels"):
-            slices.append(pydicom.dcmread(paths[i]).pixel_array.T)  # (columns, rows)
+        with decoding(f"{_name(files[i], i)}: damaged DICOM pixels"):
+            slices.append(pydicom.dcmread(_bytes(files[i])).pixel_array.T)  # (columns, rows)
     return Scan(
         np.stack(slices, axis=2),
         affine,
@@ -92,15 +104,26 @@ def _pydicom() -> Any:  # noqa: ANN401 - typed in part only
         raise UsageError("DICOM needs the package pydicom: pip install 'zoo[volume]'") from None
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _name(file: File, number: int) -> str:
+    return str(file) if isinstance(file, Path) else f"file {number + 1} of the folder"
 
 
-def _refuse_deflated(pydicom: Any, path: Path) -> None:  # noqa: ANN401
-    meta = pydicom.filereader.read_file_meta_info(path)
+def _bytes(file: File) -> Path | BytesIO:
+    return file if isinstance(file, Path) else BytesIO(file)
+
+
+def _is_dicom(file: File) -> bool:
+    if not isinstance(file, Path):
+        return bytes(file[128:132]) == b"DICM"
+    with file.open("rb") as opened:
+        return opened.read(132)[128:] == b"DICM"
+
+
+def _refuse_deflated(pydicom: Any, file: File, name: str) -> None:  # noqa: ANN401
+    with closing(file.open("rb") if isinstance(file, Path) else BytesIO(file)) as opened:
+        meta = pydicom.filereader.read_partial(opened, lambda *_: True).file_meta
     if meta.get("TransferSyntaxUID") == _DEFLATED:
-        raise DataError(f"{path}: deflated DICOM is refused; save it uncompressed")
+        raise DataError(f"{name}: deflated DICOM is refused; save it uncompressed")
 
 
 def _check_slice(header: Any, name: str) -> None:  # noqa: ANN401

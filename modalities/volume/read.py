@@ -5,6 +5,7 @@ Whatever is odd about a file is either refused in one line or noted in the volum
 
 import warnings
 from collections.abc import Mapping
+from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from zoo.modalities.bounds import MAX_BYTES, check_size
 from zoo.modalities.contracts import Buffer, Raw
-from zoo.modalities.volume.dicom import find_series, read_series
+from zoo.modalities.volume.dicom import File, find_series, read_series, series_of
 from zoo.modalities.volume.inflate import open_stream
 from zoo.modalities.volume.nifti import is_nifti, read_nifti
 from zoo.modalities.volume.nrrd import is_nrrd, read_nrrd
@@ -22,7 +23,7 @@ from zoo.modalities.volume.volume import Sequence, Volume, check_affine, is_thic
 
 from zoo.errors import DataError
 
-__all__ = ["Fourth", "open_volume", "read_volume"]
+__all__ = ["Fourth", "open_volume", "read_slices", "read_volume"]
 
 Fourth = Literal["modality", "time"]  # what a fourth axis is
 _BAD = 0.01  # share of voxels that may be NaN or Inf
@@ -81,10 +82,7 @@ def read_volume(
         return _checked(_read_bytes(raw, name), name, modality, channels)
     path = Path(raw)
     if path.is_dir():
-        series = find_series(path)
-        if len(series) != 1:
-            raise DataError(f"{path}: {len(series)} DICOM series in it; name a folder of one")
-        return _checked(read_series(series[0], str(path)), str(path), modality, channels)
+        return _one_series(find_series(path), str(path), modality)
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             there = "is no file" if path.exists() else "no such file"
@@ -94,6 +92,21 @@ def read_volume(
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror})", code="IO") from None
     return _checked(_read_bytes(data, str(path)), str(path), modality, channels)
+
+
+def read_slices(files: Several[Buffer], *, name: str = "volume", modality: str = "") -> Volume:
+    """A volume from the files' bytes of one DICOM series, in any order; others are left out.
+
+    Raises:
+        DataError, UsageError: as `read_volume`.
+    """
+    return _one_series(series_of(files), name, modality)
+
+
+def _one_series(series: Several[Several[File]], name: str, modality: str) -> Volume:
+    if len(series) != 1:
+        raise DataError(f"{name}: {len(series)} DICOM series in it; a folder should hold one")
+    return _checked(read_series(series[0], name), name, modality, None)
 
 
 def _spacing(facts: Mapping[str, object]) -> tuple[float, ...]:

@@ -1,11 +1,17 @@
+import shutil
+import tarfile
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from zoo.modalities.volume.codec import VolumeCodec
 from zoo.modalities.volume.dicom import find_series
 from zoo.modalities.volume.read import read_volume
 from zoo.modalities.volume.transforms import orient
 
+from zoo.cli.shards.build import command
 from zoo.errors import DataError
 
 HU = np.random.default_rng(0).integers(-1024, 1500, (4, 6, 5), dtype=np.int16)  # slice, row, column
@@ -107,3 +113,31 @@ def test_one_slice_and_truncated_files(series):
     data = (series / "a").read_bytes()
     (series / "a").write_bytes(data[:400])
     refused(series, "damaged|no |one slice")
+
+
+def test_folders_of_slices_become_shards(series, tmp_path_factory):
+    """With or without an extension; what lies beside them is left out."""
+    root = tmp_path_factory.mktemp("patients")
+    shutil.copytree(series, root / "a", ignore=shutil.ignore_patterns("*.txt"))
+    (root / "b").mkdir()
+    for path in (root / "a").iterdir():
+        shutil.copy(path, root / "b" / f"{path.name}.DCM")
+    (root / "a" / "notes").write_text("no DICOM")
+    out = tmp_path_factory.mktemp("shards") / "s"
+    done = CliRunner().invoke(
+        command, [str(root), str(out), "--modality", "volume", "--workers", "0", "--quiet"]
+    )
+    assert done.exit_code == 0, done.output
+    with tarfile.open(next(out.glob("*.tar"))) as tar:
+        stored = {info.name: tar.extractfile(info).read() for info in tar}
+    assert sorted(stored) == ["a.ct.b2nd", "a.json", "b.ct.b2nd", "b.json"]
+    assert stored["a.ct.b2nd"] == stored["b.ct.b2nd"]
+    volume = VolumeCodec().decode({"ct.b2nd": stored["a.ct.b2nd"], "json": stored["a.json"]})
+    assert np.array_equal(volume["volume"].read()[0], HU.T[::-1, ::-1])
+    (root / "b" / "a.DCM").unlink()
+    (root / "b" / "d.DCM").write_bytes((root / "b" / "d.DCM").read_bytes()[:400])
+    done = CliRunner().invoke(
+        command, [str(root), str(out) + "2", "--modality", "volume", "--workers", "0", "--quiet"]
+    )
+    assert done.exit_code == 1
+    assert str(done.exception).startswith("b: file 3 of the folder: no Rows")

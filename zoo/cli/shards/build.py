@@ -1,7 +1,7 @@
 """zoo shards build."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -108,11 +108,11 @@ def _source(path: Path, out: Path, options: _Options, look: "_Look | None") -> "
     """The samples, as the modality stores them."""
     from zoo.data.building.sources import Stored
 
-    source = _listed(path, out, options)
+    source = _listed(path, out, options, look.parts if look else frozenset())
     return replace(source, places=Stored(source.places, look.store)) if look else source
 
 
-def _listed(path: Path, out: Path, options: _Options) -> "Source":
+def _listed(path: Path, out: Path, options: _Options, parts: Set[str]) -> "Source":
     """The samples, once it is clear that the options fit them."""
     from zoo.data.building.folders import folder_source
     from zoo.data.building.rows import table_source
@@ -126,6 +126,7 @@ def _listed(path: Path, out: Path, options: _Options) -> "Source":
             exclude=out,
             label_from_folder=options["label_from_folder"],
             skip=options["skip_bad"],
+            parts=parts,
         )
     if options["label_from_folder"]:
         raise UsageError(f"{path}: --label-from-folder is for folders, this is none")
@@ -172,6 +173,11 @@ class _Look:
 
     modality: str
     spacing: tuple[float, float, float] | None
+
+    @property
+    def parts(self) -> Set[str]:
+        """Extensions of files that are one sample with their neighbours."""
+        return _codec(self.modality, self.spacing).parts
 
     def store(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
         """What the shard holds of a sample."""
