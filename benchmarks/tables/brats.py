@@ -99,7 +99,7 @@ def command(
         raise UsageError(f"no sequence {', '.join(sorted(unknown))}: {', '.join(SEQUENCES)}")
     encoder = load(model, weights, {**_PREPROCESS, "sequences": names})
     spacing = constants(encoder).spacing
-    folder = cache_folder() / "brats" / "-".join(f"{edge:g}" for edge in spacing)
+    folder = cache_folder() / "brats"
     found = cases(source)
     sides = {
         "train": [case for number, case in enumerate(found) if number % FOLDS != fold],

@@ -97,7 +97,7 @@ def command(
     """
     encoder = load(model, weights)
     spacing = constants(encoder).spacing
-    folder = cache_folder() / "btcv" / "-".join(f"{edge:g}" for edge in spacing)
+    folder = cache_folder() / "btcv"
     found = {split: cases(source, split) for split in ("training", "validation")}
     shards = {name: write_cases(some, folder / name, spacing) for name, some in found.items()}
     counts = ", ".join(f"{len(some)} {split}" for split, some in found.items())

@@ -1,5 +1,6 @@
 """What tables of segmentation share: cases -> shards, the lines, measured beside published."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,15 +39,27 @@ class Case:
 
 
 def write_cases(cases: Sequence[Case], folder: Path, spacing: tuple[float, float, float]) -> Path:
-    """Shards of cases in RAS, resampled to `spacing` mm; once.
+    """Shards of cases in RAS, resampled to `spacing` mm, below `folder`; once for the same files.
 
     Raises:
         DataError: a file is missing or cannot be read, or a mask lies on another grid than its
             volume; names the case.
     """
-    if not (folder / MANIFEST).exists():
-        zoo.write_shards(_members(cases, VolumeCodec(spacing)), folder)
-    return folder
+    shards = folder / f"{_digest(cases)}-{'-'.join(f'{edge:g}' for edge in spacing)}"
+    if not (shards / MANIFEST).exists():
+        zoo.write_shards(_members(cases, VolumeCodec(spacing)), shards)
+    return shards
+
+
+def _digest(cases: Iterable[Case]) -> str:
+    """Of the files' paths, sizes and times: another data set never takes the place of this one."""
+    digest = hashlib.sha256()
+    for case in cases:
+        for name, path in case.files.items():
+            facts = path.stat() if path.exists() else None
+            known = (case.key, name, path.resolve(), facts and (facts.st_size, facts.st_mtime_ns))
+            digest.update(repr(known).encode())
+    return digest.hexdigest()[:12]
 
 
 def _members(cases: Iterable[Case], codec: VolumeCodec) -> Iterator[tuple[str, dict[str, bytes]]]:
