@@ -55,7 +55,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder():
     own = {"size": [24, 24, 24], "crop_foreground": True}
-    made = zoo.create("torsos-voco-tiny", seed=0, preprocess=own, dim=24, depth=1)
+    made = zoo.create("torsos-voco-tiny", seed=0, preprocess=own, widths=[8, 16])
     return made.eval()
 
 
@@ -100,10 +100,9 @@ def test_a_frozen_encoder_stays(shards, encoder):
     recipe = SegmentationRecipe(epochs=1, warmup=0, roi=(16, 16, 16), crops=1, frozen=True)
     network = train_segmenter(LabelledVolumes(encoder, shards, EXCLUSIVE), recipe, seed=0)
     for name, value in encoder.state_dict().items():
-        assert torch.equal(network.vit.state_dict()[name], value)
-    assert {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad} == {
-        *("spread", "fine", "out")
-    }
+        assert torch.equal(network.encoder.state_dict()[name], value)
+    free = {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert free == {"up", "merge", "out"}
 
 
 @pytest.mark.parametrize("name", ["voco-base", "bm-mae-base"])

@@ -6,6 +6,7 @@ the sum of all levels', K classes.
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class ConvNet3D(CropEncoder):
         self.preprocess = VolumePreprocess(preprocess)
         inputs = (self.in_channels, *config.widths[:-1])
         self.levels = nn.ModuleList(
-            _convolution(few, many, config.groups, stride=2)
+            _level(few, many, config.groups)
             for few, many in zip(inputs, config.widths, strict=True)
         )
 
@@ -77,34 +78,34 @@ class ConvNet3D(CropEncoder):
 
 
 class UNet3D(nn.Module):
-    """From the coarsest level back to voxels, beside each finer one (arXiv 1606.06650)."""
+    """From the coarsest level to the finest, each beside what comes from below (1606.06650)."""
 
     def __init__(self, encoder: ConvNet3D, out_channels: int) -> None:
         super().__init__()
-        widths, groups = encoder.config.widths, encoder.config.groups
         self.encoder = encoder
-        finer = (groups, *widths[:-1])  # channels at strides 1, 2, 4 ...
-        beside = (encoder.in_channels, *widths[:-1])
+        widths = encoder.config.widths
+        steps = [*pairwise(widths)]
         self.up = nn.ModuleList(
-            nn.ConvTranspose3d(coarse, fine, 2, stride=2)
-            for coarse, fine in zip(widths, finer, strict=True)
+            nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps
         )
-        self.merge = nn.ModuleList(
-            _convolution(fine + skip, fine, groups)
-            for fine, skip in zip(finer, beside, strict=True)
-        )
-        self.out = nn.Conv3d(groups, out_channels, 1)
+        self.merge = nn.ModuleList(_merge(2 * fine, fine) for fine, _ in steps)
+        self.out = nn.ConvTranspose3d(widths[0], out_channels, 4, stride=2, padding=1)
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
-        *skips, x = volume, *self.encoder.pyramid(volume)
-        for skip, up, merge in [*zip(skips, self.up, self.merge, strict=True)][::-1]:
-            x = merge(torch.cat([up(x), skip], dim=1))
+        *finer, x = self.encoder.pyramid(volume)
+        for level, up, merge in [*zip(finer, self.up, self.merge, strict=True)][::-1]:
+            x = merge(torch.cat([up(x), level], dim=1))
         logits: Tensor = self.out(x)
         return logits
 
 
-def _convolution(inputs: int, outputs: int, groups: int, *, stride: int = 1) -> nn.Sequential:
+def _level(inputs: int, outputs: int, groups: int) -> nn.Sequential:
     """Its norm is of each volume by itself."""
-    convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    convolution = nn.Conv3d(inputs, outputs, 3, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(groups, outputs), nn.GELU())
+
+
+def _merge(inputs: int, outputs: int) -> nn.Sequential:
+    convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
+    return nn.Sequential(convolution, nn.InstanceNorm3d(outputs), nn.LeakyReLU(0.1))

@@ -1,11 +1,9 @@
-"""The 3D vision transformer for volumes of any size, so that VoCo's crops go through it too.
+"""The 3D vision transformer for volumes of any size, so that crops go through it too.
 
 Sin-cos positions count from the corner of what is given: a crop does not know where it was cut out.
 
-Notation: B volumes, X, Y, Z voxels, N tokens, D width, K classes.
+Notation: B volumes, X, Y, Z voxels, N tokens, D width.
 """
-
-import copy
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from zoo.modalities.volume.preprocess import VolumePreprocessConfig
 from zoo.modalities.volume.vit3d import ViT3D, ViT3DConfig, patchify
 from zoo.modalities.volumes import CropEncoder, volume_positions
 
-__all__ = ["CropViT3D", "TokenSegmenter"]
+__all__ = ["CropViT3D"]
 
 
 class CropViT3D(ViT3D, CropEncoder):
@@ -47,34 +45,7 @@ class CropViT3D(ViT3D, CropEncoder):
             grid=self.grid_of(batch["volume"]),
         )
 
-    def segmenter(self, out_channels: int) -> nn.Module:
-        """A light decoder on a copy of these weights."""
-        return TokenSegmenter(copy.deepcopy(self), out_channels)
-
     def grid_of(self, volume: Tensor) -> tuple[int, int, int]:
         """Tokens of a volume along X, Y, Z."""
         x, y, z = (size // self.config.patch_size for size in volume.shape[2:])
         return x, y, z
-
-
-class TokenSegmenter(nn.Module):
-    """Tokens and voxels at every second voxel, side by side, and what they say of all voxels."""
-
-    def __init__(self, encoder: CropViT3D, out_channels: int, feature_size: int = 8) -> None:
-        super().__init__()
-        half, odd = divmod(encoder.config.patch_size, 2)
-        if odd:
-            raise ValueError(f"patch_size {encoder.config.patch_size} must be even to segment with")
-        self.vit = encoder
-        self.spread = nn.ConvTranspose3d(encoder.dim, feature_size, half, stride=half)
-        self.fine = nn.Conv3d(1, feature_size, 4, stride=2, padding=1)
-        self.norm = nn.InstanceNorm3d(2 * feature_size)
-        self.out = nn.ConvTranspose3d(2 * feature_size, out_channels, 4, stride=2, padding=1)
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, 1, X, Y, Z) -> (B, K, X, Y, Z)."""
-        tokens = self.vit({"volume": volume}).tokens
-        coarse = tokens.transpose(1, 2).unflatten(2, self.vit.grid_of(volume))
-        both = torch.cat([self.spread(coarse), self.fine(volume)], dim=1)
-        logits: Tensor = self.out(self.norm(both).relu())
-        return logits

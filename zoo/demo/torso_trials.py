@@ -4,13 +4,15 @@ Notation: N crops, K organs.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
@@ -24,14 +26,15 @@ from zoo.probes.segmentation import SegmentationRecipe, measure_segmenter, train
 from zoo.probes.volumes import LabelledVolumes
 from zoo.runs import Run
 
-__all__ = ["CROP", "CROPS", "FEW", "RANDOM", "STRUCTURES", "VOXELS", "Scores", "run_trials"]
+__all__ = ["CROP", "CROPS", "FEW", "STRUCTURES", "VOXELS", "Scores", "run_trials"]
 
 STRUCTURES = {organ.name: (number,) for number, organ in enumerate(ORGANS, start=1)}
 FEW = 5  # labelled bodies of each seed
 CROP, CROPS = 16, 20  # voxels of a crop's side, crops of a body
-VOXELS, RANDOM = "voxels, means of 4³", "random weights"
+VOXELS = "voxels, means of 4³"
 
-Scores = Sequence[tuple[float, float]]  # of every seed: R², Dice (NaN where nobody asked)
+# Of every seed: R², Dice behind a frozen encoder and a fine-tuned one (NaN where nobody asked).
+Scores = Sequence[tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +51,48 @@ def run_trials(
     shards: Mapping[str, Path],
     recipe: SegmentationRecipe,
     *,
-    untold: Collection[str],
+    random: Mapping[str, str],
+    segmented: Collection[str],
 ) -> tuple[Mapping[str, Scores], nn.Module]:
     """Scores of every seed, by what the weights come from.
 
     Args:
-        runs: of every seed, by name; random weights are those that the first began with.
+        runs: of every seed, by name.
         shards: `labelled` and `test`.
         recipe: of the segmentation.
-        untold: runs that are not segmented with.
+        random: name -> the runs that began with these weights.
+        segmented: names of those that are segmented with.
 
     Returns:
-        The scores, and the segmentation network of the first run's first seed.
+        The scores, and the fine-tuned network of the first run's first seed.
     """
     first = next(iter(runs))
     anything = runs[first][0].load()
     shown: nn.Module | None = None
     test = _crops(LabelledVolumes(anything, shards["test"], STRUCTURES), seed=0)
-    trials: dict[str, list[tuple[float, float]]] = {VOXELS: []}
-    for seed in range(len(runs[first])):
+    trials: dict[str, list[tuple[float, ...]]] = {VOXELS: []}
+    seeds = range(len(runs[first]))
+    for seed in track(seeds, description="probing", console=Console(stderr=True), transient=True):
         draw = np.random.default_rng((1, seed))
         chosen = draw.choice(len(ShardSet(shards["labelled"])), FEW, replace=False).tolist()
         few = _crops(
             LabelledVolumes(anything, shards["labelled"], STRUCTURES, chosen=chosen), seed=1 + seed
         )
-        trials[VOXELS].append((_composition(_means, few, test), float("nan")))
-        encoders = {RANDOM: untrained(runs[first][seed]).eval()}
+        trials[VOXELS].append((_composition(_means, few, test), float("nan"), float("nan")))
+        encoders = {name: untrained(runs[kind][seed]).eval() for name, kind in random.items()}
         encoders |= {name: several[seed].load() for name, several in runs.items()}
         for name, encoder in encoders.items():
-            dice = float("nan")
-            if name not in untold:
+            dice = [float("nan"), float("nan")]
+            if name in segmented:
                 bodies = LabelledVolumes(encoder, shards["labelled"], STRUCTURES, chosen=chosen)
-                network = train_segmenter(bodies, recipe, seed=seed)
-                shown = network if shown is None and name == first else shown
                 unseen = LabelledVolumes(encoder, shards["test"], STRUCTURES)
-                dice = measure_segmenter(network, unseen, recipe).mean
+                for place, frozen in enumerate((True, False)):
+                    own = replace(recipe, frozen=frozen)
+                    network = train_segmenter(bodies, own, seed=seed)
+                    dice[place] = measure_segmenter(network, unseen, own).mean
+                shown = network if shown is None and name == first else shown
             found = _composition(partial(_pooled, encoder), few, test)
-            trials.setdefault(name, []).append((found, dice))
+            trials.setdefault(name, []).append((found, *dice))
     assert shown is not None
     return trials, shown
 

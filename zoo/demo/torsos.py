@@ -2,8 +2,8 @@
 
 Seven organs, random smooth shapes at anatomically consistent places, lie between lungs, spine and
 loops of bowel in a wall of muscle and fat; only the soft organs are labelled. Bodies differ in
-size, shape and where they lie; scans in noise and in how far contrast agent has come, so that no
-organ has one intensity.
+size, shape and where they lie; scans in calibration, noise and in how far contrast agent has come,
+so that intensity alone tells little of an organ.
 
 Notation: X, Y, Z voxels along the axes to the right, to the front and upwards (RAS).
 """
@@ -88,9 +88,10 @@ def draw_torso(rng: np.random.Generator) -> Torso:
         place = np.array(organ.centre) + rng.normal(0, 7, 3)
         radii = np.array(organ.radii) * np.exp(rng.normal(0, 0.1, 3))
         distance = np.maximum(_distance(grid, place, radii, rng), inside / 0.98)
-        _paint(hu, distance, organ.hu + phase * organ.contrast + rng.normal(0, 8))
+        _paint(hu, distance, organ.hu + phase * organ.contrast + rng.normal(0, 30))
         classes[distance < 1] = number if number <= len(ORGANS) else 0
-    hu += rng.uniform(15, 35) * rng.standard_normal(SHAPE) + 15 * _smooth(rng, 12)
+    hu += rng.uniform(-60, 60)
+    hu += rng.uniform(30, 60) * rng.standard_normal(SHAPE) + 15 * _smooth(rng, 12)
     return Torso(hu.round().astype(np.int16), classes)
 
 

@@ -216,8 +216,10 @@ def _network(volumes: LabelledVolumes, recipe: SegmentationRecipe) -> nn.Module:
     network = encoder.segmenter(len(volumes.structures) + are_exclusive(volumes.structures))
     if recipe.frozen:
         own = encoder.state_dict().keys()
-        for name, parameter in network.named_parameters():  # MONAI's UNETR keeps it as `vit`
-            parameter.requires_grad_(name.removeprefix("vit.") not in own)
+        for name, parameter in network.named_parameters():
+            # MONAI's UNETR keeps the encoder as `vit`, a U-Net of zoo as `encoder`.
+            bare = name.removeprefix("vit.").removeprefix("encoder.")
+            parameter.requires_grad_(bare not in own)
     return network
 
 

@@ -43,14 +43,6 @@ def test_both_objectives_take_it():
     assert issubclass(CropViT3D, VoCo.requires)
 
 
-def test_segmenter_has_its_own_copy_and_any_size():
-    encoder = vit(CropViT3D)
-    network = encoder.segmenter(3)
-    assert network(torch.rand(2, 1, 8, 16, 8)).shape == (2, 3, 8, 16, 8)
-    next(network.vit.parameters()).data.zero_()
-    assert next(encoder.parameters()).abs().sum() > 0
-
-
 def test_several_sequences_are_refused():
     with pytest.raises(ValueError, match="one sequence, and there are 2"):
         vit(CropViT3D, ("t1", "t2"))
