@@ -35,6 +35,8 @@ ARCHITECTURES = {
     "code": "zoo.modalities.code.encoder:CodeEncoder",
     "swin3d": "zoo.modalities.volume.swin:Swin3D",
     "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
+    "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
+    "conv3d": "zoo.modalities.volume.conv:ConvNet3D",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",

@@ -22,12 +22,14 @@ TINY = {
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
     "swin3d": {"feature_size": 2, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4},
     "vit3d": SMALL | {"patch_size": 8},
-    "zoo.modalities.volume.crop_vit:CropViT3D": SMALL | {"patch_size": 8},
+    "crop_vit3d": SMALL | {"patch_size": 8},
+    "conv3d": {"widths": [8, 16]},
 }
 SIZES = {  # of volumes
     "swin3d": (128, 64, 64),
     "vit3d": (16, 16, 16),
-    "zoo.modalities.volume.crop_vit:CropViT3D": (32, 16, 16),
+    "crop_vit3d": (32, 16, 16),
+    "conv3d": (32, 16, 16),
 }
 
 
