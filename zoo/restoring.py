@@ -105,6 +105,8 @@ def save_result(folder: Path, encoder: Encoder, recipe: Recipe, steps: int) -> N
         StorageError: it cannot be written.
     """
     notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": steps}
+    if recipe.train.init is not None:
+        notes["init"] = Path(recipe.train.init).name  # its place is nobody's business
     save_export(folder, encoder, spec_of(recipe), notes=notes)
 
 

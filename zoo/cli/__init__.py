@@ -16,6 +16,7 @@ COMMANDS = {
     "load-check": "zoo.cli.load_check",
     "pretrain": "zoo.cli.pretrain",
     "export": "zoo.cli.export",
+    "publish": "zoo.cli.publish",
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",
