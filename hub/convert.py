@@ -15,7 +15,7 @@ from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2, divide
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
+__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
 
 State = dict[str, Tensor]
 
@@ -219,4 +219,9 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
     **{name: partial(_from_wav2vec2, layout=name) for name in WAV2VEC2_LAYOUTS},
+}
+# Zoo's names (encoder, objective) -> a layout that somebody may want to have.
+BACK: dict[str, Callable[[State, State], State]] = {
+    "zoo": lambda encoder, objective: {**encoder, **objective},
+    "transformers-vit-mae": to_transformers_vit_mae,
 }

@@ -257,6 +257,7 @@ def test_options_are_frozen():
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
         "export": ["--step", "out", "run"],
+        "convert": ["--layout", "--to", "out", "source"],
         "publish": ["--dry-run", "--license", "--public", "--tag", "repo", "run"],
         "embed": [
             *("--batch-size", "--device", "--hop", "--output", "--plot", "--weights", "--window"),

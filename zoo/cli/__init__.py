@@ -17,6 +17,7 @@ COMMANDS = {
     "pretrain": "zoo.cli.pretrain",
     "export": "zoo.cli.export",
     "publish": "zoo.cli.publish",
+    "convert": "zoo.cli.convert",
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",
