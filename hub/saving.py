@@ -30,7 +30,7 @@ def save_weights(folder: Path, state: Mapping[str, Tensor], *, limit: int = LIMI
     if len(parts) == 1:
         save_tensors(folder / f"{_STEM}.safetensors", parts[0], notes=aliases)
         return
-    places = {}
+    places: dict[str, str] = {}
     for number, part in enumerate(parts, start=1):
         name = f"{_STEM}-{number:05d}-of-{len(parts):05d}.safetensors"
         save_tensors(folder / name, part)

@@ -112,7 +112,9 @@ def _mapped(path: Path) -> dict[str, Tensor]:
 
 def _tied(state: dict[str, Tensor], notes: Mapping[str, object]) -> dict[str, Tensor]:
     """Tensors also under the other names that the metadata give them."""
-    others = {name: state[kept] for name, kept in notes.items() if kept in state}
+    others = {
+        name: state[kept] for name, kept in notes.items() if isinstance(kept, str) and kept in state
+    }
     return others | state
 
 

@@ -13,6 +13,7 @@ __all__ = ["main"]
 COMMANDS = {
     "list": "zoo.cli.list",
     "card": "zoo.cli.card",
+    "catalogue": "zoo.cli.catalogue",
     "load-check": "zoo.cli.load_check",
     "pretrain": "zoo.cli.pretrain",
     "export": "zoo.cli.export",
