@@ -326,3 +326,16 @@ def test_no_token_is_ever_shown(hub, token, folder, here, caplog, capfd):
     sent = b"".join(hub.repos["org/digits"].commits[-1].files.values()).decode(errors="replace")
     for text in (out, err, caplog.text, *errors, stored, sent):
         assert TOKEN not in text
+
+
+@pytest.mark.parametrize("name", ["digits-mae", "birds-mae", "wav2vec2-base", "stdlib-mlm"])
+def test_every_modality_has_an_input_to_be_tried_with(name):
+    encoder = zoo.create(name, seed=0, dim=32, depth=1, heads=2)
+    encoder.preprocess.fit([{"text": "def area(width):\n    return width\n" * 9}])
+    found = publishing.fingerprint(encoder)
+    assert found == publishing.fingerprint(encoder)
+    with torch.no_grad():
+        next(p for p in encoder.parameters() if p.ndim > 1 and p.isfinite().all()).add_(0.01)
+    changed = [key for key, value in publishing.fingerprint(encoder).items() if value != found[key]]
+    assert len(changed) == 2
+    assert "features of it" in changed
