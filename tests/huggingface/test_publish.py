@@ -117,7 +117,7 @@ def test_a_dry_run_shows_everything_and_asks_nobody(hub, run, here, token):
     files = hub.repos["org/digits"].commits[-1].files
     for name, data in files.items():
         if name != ".gitattributes":
-            assert re.search(rf"^{re.escape(name)} .* {sha256(data)}$", said, re.M)
+            assert re.search(rf"^{sha256(data)} .* {re.escape(name)}$", said, re.M)
     assert files["README.md"].decode() in said
 
 

@@ -27,6 +27,6 @@ def command(
         click.echo(f"done: zoo.load('hf-hub:{repo}@{tag}'), commit {done.commit}")
         return
     parcel = prepare(run, repo, licence=licence, tag=tag)
-    rows = [(name, in_bytes(file.size), str(file.sha256)) for name, file in parcel.files.items()]
-    click.echo(columns(("file", "size", "sha256"), rows))
+    rows = [(str(file.sha256), in_bytes(file.size), name) for name, file in parcel.files.items()]
+    click.echo(columns(("sha256", "size", "file"), rows))
     click.echo(f"\n{parcel.pages[PAGE].decode()}")
