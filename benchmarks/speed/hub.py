@@ -32,7 +32,10 @@ for _ in range(9):
     times.append(time.process_time() - began)
 print(statistics.median(times))
 """
-PEAK = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+# In kB, of this program alone: what getrusage says begins with the size of the parent.
+PEAK = """
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 
 def measure(words: list[str]) -> tuple[float, str]:
@@ -68,8 +71,8 @@ def main() -> None:
         encoder = zoo.create("mae-base", seed=0)
         save_export(ours, encoder, encoder_spec("mae-base", {}))
         save_timm(theirs, encoder)
-        load = f"import zoo; zoo.load({str(ours)!r})"
-        timm = f"import timm; timm.create_model('local-dir:{theirs}', pretrained=True).eval()"
+        load = f"import zoo; encoder = zoo.load({str(ours)!r})"
+        timm = f"import timm; m = timm.create_model('local-dir:{theirs}', pretrained=True).eval()"
         found = compare(
             {
                 "python": ["-c", "pass"],
