@@ -22,6 +22,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.startup
 	$(BIN)/python -m zoo.benchmarks.speed.loading
+	$(BIN)/python -m zoo.benchmarks.speed.hub
 	$(BIN)/python -m zoo.benchmarks.speed.attention
 	$(BIN)/python -m zoo.benchmarks.speed.data
 	$(BIN)/python -m zoo.benchmarks.speed.building

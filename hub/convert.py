@@ -17,7 +17,7 @@ from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
+__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +222,9 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
         name: partial(_by_rules, rules=rules, layout=name)
         for name, rules in (WAV2VEC2_LAYOUTS | VOCO_LAYOUTS | BMMAE_LAYOUTS).items()
     },
+}
+# Zoo's names (encoder, objective) -> a layout that somebody may want to have.
+BACK: dict[str, Callable[[State, State], State]] = {
+    "zoo": lambda encoder, objective: {**encoder, **objective},
+    "transformers-vit-mae": to_transformers_vit_mae,
 }

@@ -6,11 +6,12 @@ file is mapped, so loading a ViT-B touches a few pages until the first forward
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -106,9 +107,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _mapped(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+    return _tied(state, notes)
+
+
+def _tied(state: dict[str, Tensor], notes: Mapping[str, object]) -> dict[str, Tensor]:
+    """Tensors also under the other names that the metadata give them."""
+    others = {
+        name: state[kept] for name, kept in notes.items() if isinstance(kept, str) and kept in state
+    }
+    return others | state
 
 
 def files_of_index(path: Path) -> list[str]:
@@ -122,26 +134,31 @@ def files_of_index(path: Path) -> list[str]:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> file."""
+    return _index(path)[0]
+
+
+def _index(path: Path) -> tuple[dict[str, str], dict[str, object]]:
+    """Tensor -> file, and the metadata."""
     try:
-        table = json.loads(path.read_text())["weight_map"]
+        content = json.loads(path.read_text())
+        table, notes = content["weight_map"], dict(content.get("metadata") or {})
         plain = all(isinstance(v, str) and v == Path(v).name for v in table.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         plain = False
     if not plain:
         raise WeightsError(f"{path}: no index of safetensors files")
-    found: dict[str, str] = table
-    return found
+    return table, notes
 
 
 def _indexed(path: Path) -> dict[str, Tensor]:
-    table, state = _weight_map(path), dict[str, Tensor]()
+    (table, notes), state = _index(path), dict[str, Tensor]()
     for name in sorted(set(table.values())):
         part = _mapped(path.with_name(name))
         listed = {key for key, file in table.items() if file == name}
         if differing := sorted(part.keys() ^ listed):
             raise WeightsError(f"{path}: {_some(differing)} are not in {name} as the index says")
         state |= part
-    return state
+    return _tied(state, notes)
 
 
 class _Nothing:

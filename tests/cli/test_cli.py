@@ -253,11 +253,14 @@ def test_options_are_frozen():
     assert found == {
         "list": ["--json", "--modality", "--objective", "--pretrained", "--tags", "pattern"],
         "card": ["--json", "name"],
+        "catalogue": ["--html"],
         "load-check": ["--layout", "--weights", "source"],
         "pretrain": [
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
-        "export": ["--step", "out", "run"],
+        "export": ["--format", "--step", "out", "run"],
+        "convert": ["--layout", "--to", "out", "source"],
+        "publish": ["--dry-run", "--license", "--public", "--tag", "repo", "run"],
         "embed": [
             *("--batch-size", "--device", "--hop", "--output", "--plot", "--weights", "--window"),
             *("-o", "files", "source"),
