@@ -115,6 +115,7 @@ def test_a_dry_run_shows_everything_and_asks_nobody(hub, run, here, token):
     assert not hub.requests
     assert CliRunner().invoke(cli, words).exit_code == 0
     files = hub.repos["org/digits"].commits[-1].files
+    assert files["README.md"].decode() in said
     for name, data in files.items():
         if name != ".gitattributes":
             assert re.search(rf"^{sha256(data)} .* {re.escape(name)}$", said, re.M)

@@ -273,6 +273,31 @@ def train_ungrouped(shards, out, options, victim):
     return train(shards, out, options)
 
 
+def test_a_process_that_dies_while_all_read_a_checkpoint_is_named(shards, tmp_path):
+    """Nobody is told that the checkpoint is at fault."""
+    out, options = tmp_path / "run", {"train.save_every": 4, "train.parallel": "fsdp"}
+    first = Ranks(2, train_until, shards, out, options, 4)
+    assert all("Enough" in result for result in first.results().values())
+    [said] = Ranks(2, train_unread, shards, out, options, 1).results(timeout=30).values()
+    assert "died or hangs (rank 1)" in said
+    assert Ranks(2, train, shards, out, options).results() == {0: True, 1: True}
+
+
+def train_unread(shards, out, options, victim):
+    """Training in which one process dies when it should read its parts."""
+    from zoo.training import checkpoint
+
+    load_parts = checkpoint.load_parts
+
+    def die(*args):
+        if dist.get_rank() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        load_parts(*args)
+
+    checkpoint.load_parts = die
+    return train(shards, out, options)
+
+
 def test_the_error_of_one_process_reaches_the_others(shards, tmp_path):
     results = Ranks(3, train_badly, shards, tmp_path / "run", 1).results()
     assert results.pop(1) == "ValueError: no such thing"

@@ -19,7 +19,7 @@ def command(
 
     What was sent is fetched and compared. Interrupted, the same command continues.
     """
-    from zoo.cli.text import columns, in_bytes
+    from zoo.cli.text import in_bytes
     from zoo.publishing import PAGE, prepare, publish
 
     if not dry_run:
@@ -27,6 +27,6 @@ def command(
         click.echo(f"done: zoo.load('hf-hub:{repo}@{tag}'), commit {done.commit}")
         return
     parcel = prepare(run, repo, licence=licence, tag=tag)
-    rows = [(str(file.sha256), in_bytes(file.size), name) for name, file in parcel.files.items()]
-    click.echo(columns(("sha256", "size", "file"), rows))
+    for name, file in parcel.files.items():  # whole lines, however narrow the terminal is
+        click.echo(f"{file.sha256}  {in_bytes(file.size):>7}  {name}")
     click.echo(f"\n{parcel.pages[PAGE].decode()}")
