@@ -80,7 +80,8 @@ class TrainRecipe:
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     checkpoint_activations: bool = False  # compute each block twice instead of keeping it
     compile: bool = False  # each block, by torch.compile
-    timeout: float = 600.0  # seconds after which a process that does not answer counts as dead
+    # Seconds after which a process that does not answer counts as dead; saving must be faster.
+    timeout: float = 600.0
     on_nonfinite: Literal["skip", "stop"] = "skip"  # skip, then back to a checkpoint, then stop
     loggers: tuple[str, ...] = ("tensorboard",)  # besides metrics.jsonl: wandb, mlflow, trackio
     log_every: int = 10  # steps

@@ -253,7 +253,7 @@ def test_a_hanging_process_is_named(shards, tmp_path):
 @pytest.mark.parametrize("parallel", ["ddp", "hsdp"])
 def test_a_process_that_dies_on_its_way_to_a_group_is_named(shards, tmp_path, parallel):
     """torch alone would wait for it for half an hour."""
-    options = {"train.timeout": 3, "train.parallel": parallel}
+    options = {"train.timeout": 3, "train.parallel": parallel, "train.save_in_background": True}
     ranks = Ranks(4, train_ungrouped, shards, tmp_path / "run", options, 3, nodes=2)
     results = ranks.results(timeout=30)
     assert set(results) == {0, 1, 2}
