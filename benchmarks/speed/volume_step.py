@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from zoo.benchmarks.speed.timing import report
+from zoo.benchmarks.speed.timing import alternate, report
 from zoo.modalities.contracts import Batch
 from zoo.modalities.volume.merging import LegacyPatchMerging
 from zoo.modalities.volume.preprocess import VolumePreprocessConfig
@@ -154,25 +154,11 @@ def zoo_crops() -> Callable[[], object]:
     return work
 
 
-def processor_seconds(
-    candidates: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
-    """Of each candidate, round by round; one round before does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, work in candidates.items():
-            began = time.process_time()
-            work()
-            if number:
-                seconds[name].append(time.process_time() - began)
-    return seconds
-
-
 def main() -> None:
     """Compares, then times."""
     torch.set_num_threads(THREADS)
     crops = {"upstream": monai_crops(), "zoo": zoo_crops()}
-    report("volume_crops", processor_seconds(crops, ROUNDS), base="upstream")
+    report("volume_crops", alternate(crops, ROUNDS, time.process_time), base="upstream")
     spawn = multiprocessing.get_context("spawn")
     seconds: dict[str, list[float]] = {way: [] for way in STEPS}
     peaks: dict[str, float] = {}
