@@ -22,6 +22,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.startup
 	$(BIN)/python -m zoo.benchmarks.speed.loading
+	$(BIN)/python -m zoo.benchmarks.speed.hub
 	$(BIN)/python -m zoo.benchmarks.speed.attention
 	$(BIN)/python -m zoo.benchmarks.speed.data
 	$(BIN)/python -m zoo.benchmarks.speed.building
@@ -32,6 +33,8 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.code
+	$(BIN)/python -m zoo.benchmarks.speed.volume
+	$(BIN)/python -m zoo.benchmarks.speed.volume_step
 	$(BIN)/python -m zoo.benchmarks.claims.masking_rate
 	$(BIN)/python -m zoo.benchmarks.claims.biphasic
 	$(BIN)/python -m zoo.benchmarks.claims.packing

@@ -86,6 +86,8 @@ def _plain(repo: str, error: Exception) -> Exception:
     """What the client raises, as one line with what to do; itself where it is none of the Hub's."""
     from huggingface_hub import errors
 
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # how the client wraps what went wrong with an upload
     for name, said in _SAID.items():
         if isinstance(error, getattr(errors, name)):
             return UsageError(f"{repo}: {said}")

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from zoo.hub.bmmae import BMMAE_LAYOUTS, detect_bmmae
 from zoo.hub.codet5p import CODET5P_RULES, check_codet5p, detect_codet5p
 from zoo.hub.modernbert import MODERNBERT_RULES, check_modernbert, detect_modernbert
 from zoo.hub.mosaicbert import MOSAICBERT_RULES, check_mosaicbert, detect_mosaicbert
 from zoo.hub.rules import Rules, State, divide
+from zoo.hub.voco import VOCO_LAYOUTS, detect_voco
 from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
+__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 def detect(state: State) -> str:
     """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
-    for own in (detect_wav2vec2, detect_mosaicbert, detect_modernbert, detect_codet5p):
+    for own in _DETECTORS:
         if name := own(state):
             return name
     if any(key in state for key in ("encoder.cls_token", "encoder_ema.cls_token")):
@@ -59,6 +61,16 @@ def detect(state: State) -> str:
     if "patch_embed.proj.weight" in state:
         return "mae"
     return "zoo"
+
+
+_DETECTORS: tuple[Callable[[State], str | None], ...] = (
+    detect_wav2vec2,
+    detect_voco,
+    detect_bmmae,
+    detect_mosaicbert,
+    detect_modernbert,
+    detect_codet5p,
+)
 
 
 def _from_zoo(state: State) -> Converted:
@@ -226,7 +238,7 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "transformers-vit-mae": _from_transformers_vit_mae,
     **{
         name: partial(_by_rules, rules=rules, layout=name)
-        for name, rules in WAV2VEC2_LAYOUTS.items()
+        for name, rules in (WAV2VEC2_LAYOUTS | VOCO_LAYOUTS | BMMAE_LAYOUTS).items()
     },
     **{
         name: partial(_by_rules, rules=rules, layout=name, check=check)
@@ -236,4 +248,9 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
             ("codet5p", CODET5P_RULES, check_codet5p),
         )
     },
+}
+# Zoo's names (encoder, objective) -> a layout that somebody may want to have.
+BACK: dict[str, Callable[[State, State], State]] = {
+    "zoo": lambda encoder, objective: {**encoder, **objective},
+    "transformers-vit-mae": to_transformers_vit_mae,
 }

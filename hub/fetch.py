@@ -21,7 +21,7 @@ from zoo.hub.client import UnreachableError, api, is_offline, patiently
 from zoo.errors import IntegrityError, StorageError, UsageError, ZooError
 from zoo.files import cache_folder, sha256_of, storage_errors, write_atomic
 
-__all__ = ["Pinned", "RemoteFile", "fetch", "is_commit", "pinned"]
+__all__ = ["Pinned", "RemoteFile", "fetch", "git_sha1", "is_commit", "pinned"]
 
 _log = logging.getLogger("zoo")
 _DEFAULT = "main"  # the branch that a repository shows
@@ -129,15 +129,14 @@ def _difference(path: Path, wanted: RemoteFile) -> str | None:
         if size != wanted.size:
             return f"{size} bytes instead of {wanted.size}"
         said = wanted.sha256 or wanted.git_sha1
-        found = sha256_of(path) if wanted.sha256 else _git_sha1(path)
+        found = sha256_of(path) if wanted.sha256 else git_sha1(path.read_bytes())
     except OSError as error:
         raise StorageError(f"{path}: cannot read it ({error.strerror})") from None
     return None if said == found else f"sha256 {found[:12]} instead of {str(said)[:12]}"
 
 
-def _git_sha1(path: Path) -> str:
+def git_sha1(data: bytes) -> str:
     """Git's name of a file's content; the Hub keeps small files under it."""
-    data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 

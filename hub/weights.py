@@ -6,16 +6,19 @@ file is mapped, so loading a ViT-B touches a few pages until the first forward
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from zoo.hub.convert import convert
+from zoo.hub.decoder import decoder_of
 from zoo.modalities.contracts import Encoder, LoadReport, Preprocess
+from zoo.modalities.volumes import SequenceEncoder
 from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
@@ -56,12 +59,15 @@ def load_encoder(
     encoder.init_buffers()
     encoder.load_report = LoadReport(
         source=str(path),
-        loaded=tuple(sorted(given)),
+        loaded=tuple(sorted(given & state.keys())),
         resized=tuple(name for name in adapted if name in given),
         new=tuple(name for name in adapted if name not in given),
         ignored=converted.extra
-        | dict.fromkeys(converted.objective, "head of a pretraining objective"),
+        | dict.fromkeys(converted.objective, "head of a pretraining objective")
+        | dict.fromkeys(given - state.keys(), "of a part that this encoder is built without"),
     )
+    if converted.objective and isinstance(encoder, SequenceEncoder):
+        encoder.decoder = decoder_of(spec.name, converted.objective)
     left = [name for name, p in encoder.state_dict().items() if p.is_meta]
     assert not left, f"never given values: {left}"
     return encoder.eval()
@@ -101,7 +107,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         line = str(error).splitlines()[0]
         raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
-    for wrapper in ("state", "model", "state_dict"):
+    for wrapper in ("state", "model", "state_dict", "network_weights", "net", "student"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
@@ -111,9 +117,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _mapped(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+    return _tied(state, notes)
+
+
+def _tied(state: dict[str, Tensor], notes: Mapping[str, object]) -> dict[str, Tensor]:
+    """Tensors also under the other names that the metadata give them."""
+    others = {
+        name: state[kept] for name, kept in notes.items() if isinstance(kept, str) and kept in state
+    }
+    return others | state
 
 
 def files_of_index(path: Path) -> list[str]:
@@ -127,26 +144,31 @@ def files_of_index(path: Path) -> list[str]:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> file."""
+    return _index(path)[0]
+
+
+def _index(path: Path) -> tuple[dict[str, str], dict[str, object]]:
+    """Tensor -> file, and the metadata."""
     try:
-        table = json.loads(path.read_text())["weight_map"]
+        content = json.loads(path.read_text())
+        table, notes = content["weight_map"], dict(content.get("metadata") or {})
         plain = all(isinstance(v, str) and v == Path(v).name for v in table.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         plain = False
     if not plain:
         raise WeightsError(f"{path}: no index of safetensors files")
-    found: dict[str, str] = table
-    return found
+    return table, notes
 
 
 def _indexed(path: Path) -> dict[str, Tensor]:
-    table, state = _weight_map(path), dict[str, Tensor]()
+    (table, notes), state = _index(path), dict[str, Tensor]()
     for name in sorted(set(table.values())):
         part = _mapped(path.with_name(name))
         listed = {key for key, file in table.items() if file == name}
         if differing := sorted(part.keys() ^ listed):
             raise WeightsError(f"{path}: {_some(differing)} are not in {name} as the index says")
         state |= part
-    return state
+    return _tied(state, notes)
 
 
 class _Nothing:

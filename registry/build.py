@@ -35,6 +35,10 @@ ARCHITECTURES = {
     "code": "zoo.modalities.code.encoder:CodeEncoder",
     "t5": "zoo.modalities.code.t5:T5",
     "t5_encoder": "zoo.modalities.code.t5:T5Encoder",
+    "swin3d": "zoo.modalities.volume.swin:Swin3D",
+    "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
+    "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
+    "conv3d": "zoo.modalities.volume.conv:ConvNet3D",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
@@ -49,11 +53,14 @@ OBJECTIVES = {
     "text_code": "zoo.objectives.text_code:TextCode",
     "text_code_matching": "zoo.objectives.text_code_matching:TextCodeMatching",
     "supervised_contrastive": "zoo.objectives.supervised_contrastive:SupervisedContrastive",
+    "voco": "zoo.objectives.voco:VoCo",
+    "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
 }
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
+    "volume": "zoo.modalities.volume.codec:VolumeCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
 }
 
@@ -111,10 +118,10 @@ def build_objective(options: Mapping[str, Value], encoder: "Encoder") -> "Object
         raise ConfigError(f"objective {options['name']}: {error}") from None
 
 
-def build_codec(modality: str) -> "Codec":
-    """The codec of a modality."""
+def build_codec(modality: str, **options: object) -> "Codec":
+    """The codec of a modality, with what only some take (`spacing` of volumes)."""
     codec: type[Codec] = _load("modality", modality, CODECS)
-    return codec()
+    return codec(**options)
 
 
 def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) -> None:

@@ -60,6 +60,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     layout: str | None = None,
+    preprocess: Mapping[str, object] | None = None,
     **changes: object,
 ) -> Encoder:
     """A pretrained encoder, in eval mode, with its own preprocessing.
@@ -72,6 +73,8 @@ def load(
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
         layout: how a foreign file names its tensors; recognised when not given.
+        preprocess: for a name, constants of the preprocessing that differ from the card's
+            ({"sequences": ["t1", "t2"]}).
         changes: for a name, arguments of the architecture that differ from the card's
             (img_size=448).
 
@@ -85,14 +88,14 @@ def load(
     """
     is_remote = isinstance(source, str) and source.startswith(PREFIX)
     if isinstance(source, Path) or "/" in source or source in (".", ".."):
-        if weights is not None or changes:
+        if weights is not None or preprocess or changes:
             raise UsageError(f"{source}: it brings its own weights and arguments")
         if is_remote:
             encoder = load_export(published_folder(str(source).removeprefix(PREFIX)))
         else:
             encoder = _from_folder(Path(source))
     else:
-        encoder = _from_catalogue(source, weights, layout, changes)
+        encoder = _from_catalogue(source, weights, layout, preprocess, changes)
     if dtype is not None:
         encoder.to(_dtype(dtype))
     return encoder.to(device) if device is not None else encoder
@@ -109,7 +112,11 @@ def _from_folder(folder: Path) -> Encoder:
 
 
 def _from_catalogue(
-    name: str, weights: str | Path | None, layout: str | None, changes: Mapping[str, object]
+    name: str,
+    weights: str | Path | None,
+    layout: str | None,
+    preprocess: Mapping[str, object] | None,
+    changes: Mapping[str, object],
 ) -> Encoder:
     row, tag = find(name)
     published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
@@ -120,7 +127,7 @@ def _from_catalogue(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
             "zoo.create gives random ones"
         )
-    spec = encoder_spec(row.name, changes)
+    spec = encoder_spec(row.name, changes, preprocess)
     if weights is not None:
         path, encoder = Path(weights), load_encoder(spec, Path(weights), layout=layout)
     else:

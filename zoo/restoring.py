@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from zoo.errors import UsageError
 from zoo.hub.export import save_export
+from zoo.hub.timm import save_timm
 from zoo.modalities.contracts import Encoder
 from zoo.objectives.contract import Objective
 from zoo.registry.build import build_encoder, build_objective
@@ -62,7 +63,7 @@ def export(
     out: str | Path,
     step: int | None = None,
     *,
-    format: Literal["zoo", "sentence-transformers"] = "zoo",
+    format: Literal["zoo", "timm", "sentence-transformers"] = "zoo",
 ) -> Path:
     """Writes the encoder of a checkpoint as a folder to share; `zoo.load(out)` gives it back.
 
@@ -72,8 +73,8 @@ def export(
         run: or its folder; it may be in progress.
         out: must not exist.
         step: of the checkpoint; the newest by default.
-        format: "sentence-transformers" makes a folder for that library and transformers instead,
-            of a text encoder that they know.
+        format: for `zoo.load`, a plain ViT for `timm.create_model("local-dir:OUT")`, or a text
+            encoder of ModernBERT's form for sentence-transformers.
 
     Returns:
         `out`.
@@ -103,12 +104,14 @@ def export(
         optimizers = build_optimizers(pair.named_parameters(), recipe.train)
         restore_optimizers(optimizers, pair.named_parameters(), groups["optim"])
     with evaluated(optimizers):
-        if format == "zoo":
-            save_result(out, encoder, recipe, checkpoint.step)
-        else:
+        if format == "timm":
+            save_timm(out, encoder)
+        elif format == "sentence-transformers":
             from zoo.hub.sentence import save_sentence_transformer  # needs the tokenizers library
 
             save_sentence_transformer(encoder, out)
+        else:
+            save_result(out, encoder, recipe, checkpoint.step)
     return out
 
 
@@ -120,6 +123,8 @@ def save_result(folder: Path, encoder: Encoder, recipe: Recipe, steps: int) -> N
         StorageError: it cannot be written.
     """
     notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": steps}
+    if recipe.train.init is not None:
+        notes["init"] = Path(recipe.train.init).name  # its place is nobody's business
     save_export(folder, encoder, spec_of(recipe), notes=notes)
 
 

@@ -253,7 +253,7 @@ def test_a_hanging_process_is_named(shards, tmp_path):
 @pytest.mark.parametrize("parallel", ["ddp", "hsdp"])
 def test_a_process_that_dies_on_its_way_to_a_group_is_named(shards, tmp_path, parallel):
     """torch alone would wait for it for half an hour."""
-    options = {"train.timeout": 3, "train.parallel": parallel}
+    options = {"train.timeout": 3, "train.parallel": parallel, "train.save_in_background": True}
     ranks = Ranks(4, train_ungrouped, shards, tmp_path / "run", options, 3, nodes=2)
     results = ranks.results(timeout=30)
     assert set(results) == {0, 1, 2}
@@ -270,6 +270,31 @@ def train_ungrouped(shards, out, options, victim):
         return new_group(*args, **kwargs)
 
     dist.new_group = dist.distributed_c10d.new_group = die
+    return train(shards, out, options)
+
+
+def test_a_process_that_dies_while_all_read_a_checkpoint_is_named(shards, tmp_path):
+    """Nobody is told that the checkpoint is at fault."""
+    out, options = tmp_path / "run", {"train.save_every": 4, "train.parallel": "fsdp"}
+    first = Ranks(2, train_until, shards, out, options, 4)
+    assert all("Enough" in result for result in first.results().values())
+    [said] = Ranks(2, train_unread, shards, out, options, 1).results(timeout=30).values()
+    assert "died or hangs (rank 1)" in said
+    assert Ranks(2, train, shards, out, options).results() == {0: True, 1: True}
+
+
+def train_unread(shards, out, options, victim):
+    """Training in which one process dies when it should read its parts."""
+    from zoo.training import checkpoint
+
+    load_parts = checkpoint.load_parts
+
+    def die(*args):
+        if dist.get_rank() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        load_parts(*args)
+
+    checkpoint.load_parts = die
     return train(shards, out, options)
 
 

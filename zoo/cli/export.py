@@ -12,16 +12,20 @@ import click
 @click.option("--step", type=int, help="Of the checkpoint; the newest by default.")
 @click.option(
     "--format",
-    type=click.Choice(["zoo", "sentence-transformers"]),
+    type=click.Choice(["zoo", "timm", "sentence-transformers"]),
     default="zoo",
-    help="For whom; the latter takes text encoders of ModernBERT's form.",
+    help="Whose loader.",
 )
 def command(
-    run: Path, out: Path, step: int | None, format: Literal["zoo", "sentence-transformers"]
+    run: Path, out: Path, step: int | None, format: Literal["zoo", "timm", "sentence-transformers"]
 ) -> None:
     """Writes the encoder of a run's checkpoint to the folder OUT; also while the run trains."""
     import zoo
 
-    zoo.export(run, out, step, format=format)
-    load = "zoo.load" if format == "zoo" else "SentenceTransformer"
-    click.echo(f"done: {load}({str(out) + '/'!r})")
+    done = zoo.export(run, out, step, format=format)
+    loaded = {
+        "zoo": f"zoo.load({f'{done}/'!r})",
+        "timm": f"timm.create_model({f'local-dir:{done}'!r}, pretrained=True)",
+        "sentence-transformers": f"SentenceTransformer({f'{done}/'!r})",
+    }
+    click.echo(f"done: {loaded[format]}")

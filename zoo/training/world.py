@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from zoo.errors import WorkerError, ZooError
 from zoo.training.alive import Alive
 
-__all__ = ["ALONE", "World", "joined"]
+__all__ = ["ALONE", "World", "is_lost", "joined"]
 
 T = TypeVar("T")
 _PAUSE = 0.01  # seconds between two looks for who has come
@@ -160,7 +160,7 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
             except ZooError:
                 raise
             except RuntimeError as error:
-                if not _is_lost(error):
+                if not is_lost(error):
                     raise
                 raise WorkerError(
                     f"rank {rank}: another process of the run died or hangs ({alive.culprits()}); "
@@ -196,8 +196,8 @@ def _met(timeout: timedelta) -> tuple[PrefixStore, int]:
     return PrefixStore(own, store), rank
 
 
-def _is_lost(error: BaseException) -> bool:
-    """Whether a collective failed because somebody is gone."""
+def is_lost(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone."""
     said = str(error).lower()
     signs = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe", "nccl")
     return isinstance(error, dist.DistError) or any(sign in said for sign in signs)
