@@ -33,17 +33,22 @@ ARCHITECTURES = {
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
+    "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
     "contrastive": "zoo.objectives.contrastive:ViewContrastive",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
+    "unitabe": "zoo.objectives.unitabe:UniTabEObjective",
+    "masked_cells": "zoo.objectives.masked_cells:MaskedCells",
+    "scarf": "zoo.objectives.scarf:Scarf",
 }
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
+    "tabular": "zoo.modalities.tabular.codec:TabularCodec",
 }
 
 

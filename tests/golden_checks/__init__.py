@@ -8,6 +8,8 @@ from golden_checks import (
     contrastive,
     data,
     selection,
+    tabular,
+    tabular_cv,
     training,
     vision,
 )
@@ -23,6 +25,8 @@ CHECKS = {
     **audio_features.CHECKS,
     **audio_probe.CHECKS,
     **audio_wav2vec2.CHECKS,
+    **tabular.CHECKS,
+    **tabular_cv.CHECKS,
 }
 
 __all__ = ["CHECKS", "Fixture", "discover"]
