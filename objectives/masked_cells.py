@@ -5,6 +5,10 @@ among the strings of its own column in the batch (cross-entropy over that dictio
 against their word vectors, so that no vocabulary of values is fixed. Losses are means over cells of
 a type, then over the types that occur, so that text does not drown numbers.
 
+This is the masked autoencoder of tables. `objectives/mae.py` drops hidden tokens and predicts them
+from a fixed grid of positions; a row has no grid, and a hidden cell is known by its column's name
+and type, so it stays in the trunk as its column's vector with a mask in place of the value.
+
 Beside it, where `contrast` is above 0, UniTabE's contrastive term (arXiv 2307.09249): two
 overlapping subsets of a row's columns find each other in the batch, by cosine.
 

@@ -18,7 +18,6 @@ from zoo.errors import DataError, UsageError
 
 __all__ = ["cells_of", "open_arrow", "to_arrow"]
 
-_EXACT = 1 << 53
 _PARTS = ("year", "month", "day", "day_of_week")
 
 
@@ -122,6 +121,8 @@ def cells_of(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, Cells]]:
 
 def _cells(name: str, column: pa.ChunkedArray) -> Cells:
     kind = column.type
+    if pa.types.is_floating(kind):
+        return Cells(_floats(column))
     if pa.types.is_null(kind):
         return Cells(np.full(len(column), np.nan))
     if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
@@ -136,11 +137,9 @@ def _cells(name: str, column: pa.ChunkedArray) -> Cells:
         numbers, text = column.combine_chunks().flatten()
         found = _dictionary(text)
         return Cells(_floats(numbers), found.codes, found.levels)
-    if pa.types.is_integer(kind) and _is_large(column):
-        return strings(column.cast(pa.string()).to_pylist())
     if pa.types.is_integer(kind):
-        return Cells(_floats(column), whole=True)
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _integers(column)
+    if pa.types.is_decimal(kind):
         return Cells(_floats(column))
     if pa.types.is_duration(kind):
         return Cells(_floats(column.cast(pa.int64())))
@@ -153,9 +152,13 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _is_large(column: pa.ChunkedArray) -> bool:
-    ends = pc.min_max(column).as_py()
-    return ends["max"] is not None and max(ends["max"], -ends["min"]) > _EXACT
+def _integers(column: pa.ChunkedArray) -> Cells:
+    """As numbers where float64 holds them all exactly, else as text."""
+    try:
+        numbers = column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return strings(column.cast(pa.string()).to_pylist())
+    return Cells(_floats(numbers), whole=True)
 
 
 def _floats(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -177,10 +180,11 @@ def _dictionary(array: pa.DictionaryArray) -> Cells:
             if pa.types.is_signed_integer(codes.type)
             else codes.cast(pa.int64()).fill_null(-1)
         )
-    found = codes.to_numpy(zero_copy_only=False).astype(np.int32)
+    found = codes.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     if found.size and not -1 <= found.min() <= found.max() < len(levels):
         raise DataError("a code of a category lies outside of its levels")
-    if len(set(levels)) == len(levels) and all(level and not level.isspace() for level in levels):
+    distinct = not array.dictionary.null_count and len(set(levels)) == len(levels)
+    if distinct and all(map(str.strip, levels)):
         return Cells(None, found, tuple(levels))
     places = strings(levels)
     assert places.codes is not None

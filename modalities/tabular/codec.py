@@ -6,6 +6,7 @@ columns' kinds and statistics travel in the schema's metadata, so that a block i
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -79,7 +80,7 @@ class TabularCodec(Codec):
 
 def _column(row: tuple[str, Kind, float, float]) -> Column:
     name, kind, mean, std = row
-    if kind not in _KINDS or not (np.isfinite(mean) and np.isfinite(std) and std > 0):
+    if kind not in _KINDS or not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise DataError(f"column {name!r} has the kind {kind!r}, mean {mean} and std {std}")
     return Column(name=str(name), kind=kind, mean=float(mean), std=float(std))
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
-from zoo.modalities.contracts import Batch, Features, TokenEncoder, Tokens, to_device
+from zoo.modalities.contracts import Batch, Features, TokenEncoder, Tokens, batch_starts, to_device
 from zoo.modalities.packing import Packed
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
@@ -286,7 +286,7 @@ class UniTabE(TokenEncoder):
         Args:
             inputs: what `read_table` takes.
             batch_size: rows that go through the encoder together.
-            progress: unused: a table is one input.
+            progress: a bar on the terminal; by default for more than one batch on a terminal.
             columns: statistics of the table that a model was fitted on; the rows' own by default.
 
         Returns:
@@ -298,7 +298,7 @@ class UniTabE(TokenEncoder):
         was_training = self.training
         self.eval()
         try:
-            for start in range(0, table.rows, batch_size):
+            for start in batch_starts(table.rows, batch_size, progress):
                 part = slice(start, start + batch_size)
                 out[part] = self._embed(table.take(np.arange(table.rows)[part]))
         finally:

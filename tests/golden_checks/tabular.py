@@ -280,6 +280,10 @@ def unitabe_tiny(fixture):
     losses["loss_contrastive_temp10"] = nt_xent(pooled["a"], pooled["b"], torch.tensor(0.1))
     for name, loss in losses.items():
         close(fixture, loss, f"out.{name}")
+    a, b = pooled["a"], pooled["b"]
+    pair = torch.stack([(a * b).sum(1), (a * a[tensors["in.neg_index"]]).sum(1)], dim=1)
+    one_negative = cross_entropy(pair, torch.zeros(len(pair), dtype=torch.int64))
+    close(fixture, one_negative, "out.loss_contrastive_one_negative")
     sum(losses.values()).backward()
     wanted = fixture.sidecar["grad_norms_of_token_plus_class_plus_contrastive10"]
     split = {True: {}, False: {}}

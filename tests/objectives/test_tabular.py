@@ -141,3 +141,15 @@ def test_pretraining_in_memory_is_the_same_run(tmp_path):
     run = pretrain_tables(named, tmp_path / "run", options=options)
     assert run.finished
     assert run.load().embed(tables()[0]).shape == (40, 64)
+
+
+def test_shards_end_at_their_size(tmp_path):
+    generator = np.random.default_rng(0)
+    named = {f"table {i}": {"x": generator.normal(size=100)} for i in range(2)}
+    folder = write_tables(tmp_path / "small", named, block=40, shard_bytes=1)
+    shards = sorted(folder.glob("*.tar"))
+    assert [path.name for path in shards] == [f"tables-{i:06d}.tar" for i in range(6)]
+    listed = json.loads((folder / "manifest.json").read_text())["shards"]
+    assert [row["samples"] for row in listed] == [1] * 6
+    whole = write_tables(tmp_path / "whole", named, block=40)
+    assert len(list(whole.glob("*.tar"))) == 1

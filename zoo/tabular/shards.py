@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.shard.write import write_manifest, write_shard
+from zoo.data.shard.write import ShardRow, write_manifest, write_shard
 from zoo.errors import UsageError
 from zoo.modalities.tabular.codec import TabularCodec
 from zoo.modalities.tabular.read import read_table
@@ -17,21 +17,25 @@ from zoo.runs import Run
 
 __all__ = ["pretrain_tables", "write_tables"]
 
+Sample = tuple[str, dict[str, bytes]]  # key, bytes by extension
+
 
 def write_tables(
     folder: str | Path,
     tables: Mapping[str, object],
     *,
     block: int = 1024,
+    shard_bytes: int = 256 << 20,
     seed: int = 0,
     compression: str | None = None,
 ) -> Path:
-    """One shard of all tables, in blocks of rows that were shuffled within their table.
+    """Shards of all tables, in blocks of rows that were shuffled within their table.
 
     Args:
         folder: of the shards.
         tables: whatever `read_table` takes, by name.
         block: rows of a sample.
+        shard_bytes: a shard ends with the block that reaches this size.
         seed: of the order of rows.
         compression: "zstd" where bandwidth is short.
 
@@ -45,14 +49,27 @@ def write_tables(
     if not any(table.rows for table in read.values()):
         raise UsageError("no rows to write: give at least one table that has some")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = write_shard(folder / "tables-000000.tar", _samples(read, codec, block, seed))
-    write_manifest(folder, [rows])
+    samples = _samples(read, codec, block, seed)
+    rows: list[ShardRow] = []
+    for first in samples:
+        path = folder / f"tables-{len(rows):06d}.tar"
+        rows.append(write_shard(path, _up_to(first, samples, shard_bytes)))
+    write_manifest(folder, rows)
     return folder
+
+
+def _up_to(first: Sample, rest: Iterator[Sample], size: int) -> Iterator[Sample]:
+    """`first` and what follows, until `size` bytes are reached; the others stay in `rest`."""
+    sample: Sample | None = first
+    while sample is not None:
+        yield sample
+        size -= sum(map(len, sample[1].values()))
+        sample = next(rest, None) if size > 0 else None
 
 
 def _samples(
     tables: Mapping[str, Table], codec: TabularCodec, block: int, seed: int
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+) -> Iterator[Sample]:
     for number, (name, table) in enumerate(tables.items()):
         order = np.random.default_rng((seed, number)).permutation(table.rows)
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", name) or "table"
