@@ -51,7 +51,12 @@ def decoders(table: Table) -> dict[str, Callable[[], object]]:
     rows = zip(*(cells.values() for cells in table.cells), strict=True)
     lines = [json.dumps(dict(zip(table.names, row, strict=True))) for row in rows]
     sink = io.BytesIO()
-    pq.write_table(to_arrow(table), sink, row_group_size=BLOCK)
+    # A dictionary of the whole table would be written into every row group.
+    whole = to_arrow(table)
+    texts = [pa.types.is_dictionary(column.type) for column in whole.columns]
+    pairs = zip(whole.columns, texts, strict=True)
+    plain = [column.cast(pa.string()) if text else column for column, text in pairs]
+    pq.write_table(pa.table(plain, names=whole.column_names), sink, row_group_size=BLOCK)
     return {
         "json lines to dicts": lambda: [json.loads(line) for line in lines],
         "parquet to arrays": lambda: _parquet(sink.getvalue()),
