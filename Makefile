@@ -22,6 +22,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.startup
 	$(BIN)/python -m zoo.benchmarks.speed.loading
+	$(BIN)/python -m zoo.benchmarks.speed.hub
 	$(BIN)/python -m zoo.benchmarks.speed.attention
 	$(BIN)/python -m zoo.benchmarks.speed.data
 	$(BIN)/python -m zoo.benchmarks.speed.building
@@ -32,6 +33,8 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
+	$(BIN)/python -m zoo.benchmarks.speed.volume
+	$(BIN)/python -m zoo.benchmarks.speed.volume_step
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

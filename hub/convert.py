@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
-from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2, divide
+from zoo.hub.bmmae import BMMAE_LAYOUTS, detect_bmmae
+from zoo.hub.rules import Rules, State, divide
+from zoo.hub.voco import VOCO_LAYOUTS, detect_voco
+from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
-
-State = dict[str, Tensor]
+__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def convert(state: State, layout: str | None = None) -> Converted:
 
 def detect(state: State) -> str:
     """The layout of a state dict's keys; "zoo" where they look like none of the foreign ones."""
-    if name := detect_wav2vec2(state):
+    if name := detect_wav2vec2(state) or detect_voco(state) or detect_bmmae(state):
         return name
     if any(key in state for key in ("encoder.cls_token", "encoder_ema.cls_token")):
         return "bird-mae-lightning"
@@ -159,8 +159,8 @@ def _from_transformers_vit_mae(state: State) -> Converted:
     return _from_mae(named)
 
 
-def _from_wav2vec2(state: State, layout: str) -> Converted:
-    return Converted(*divide(state, layout))
+def _by_rules(state: State, rules: Rules, layout: str) -> Converted:
+    return Converted(*divide(state, rules, layout))
 
 
 def to_transformers_vit_mae(encoder: State, objective: State) -> State:
@@ -218,5 +218,13 @@ LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "mae": _from_mae,
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
-    **{name: partial(_from_wav2vec2, layout=name) for name in WAV2VEC2_LAYOUTS},
+    **{
+        name: partial(_by_rules, rules=rules, layout=name)
+        for name, rules in (WAV2VEC2_LAYOUTS | VOCO_LAYOUTS | BMMAE_LAYOUTS).items()
+    },
+}
+# Zoo's names (encoder, objective) -> a layout that somebody may want to have.
+BACK: dict[str, Callable[[State, State], State]] = {
+    "zoo": lambda encoder, objective: {**encoder, **objective},
+    "transformers-vit-mae": to_transformers_vit_mae,
 }

@@ -10,14 +10,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from zoo.hub.weights import load_encoder
+from zoo.hub.saving import LIMIT, save_weights
+from zoo.hub.weights import INDEX, load_encoder
 from zoo.modalities.contracts import Encoder
 from zoo.registry.build import Spec
 from zoo.registry.catalogue import card_file
 from zoo.registry.schema import read
 
 from zoo.errors import IntegrityError, StorageError, UnknownNameError, UsageError
-from zoo.files import atomic_folder, save_tensors, sha256_of
+from zoo.files import atomic_folder, sha256_of
 
 __all__ = ["CONFIG", "load_export", "save_export"]
 
@@ -26,7 +27,12 @@ VERSION = 1
 
 
 def save_export(
-    folder: Path, encoder: Encoder, spec: Spec, *, notes: Mapping[str, object] | None = None
+    folder: Path,
+    encoder: Encoder,
+    spec: Spec,
+    *,
+    notes: Mapping[str, object] | None = None,
+    limit: int = LIMIT,
 ) -> None:
     """Writes an encoder; `zoo.load(folder)` gives it back bit for bit.
 
@@ -35,6 +41,7 @@ def save_export(
         encoder: the weights and the preprocessing's files.
         spec: how to build it again.
         notes: facts for people, such as which objective and data it was trained with.
+        limit: bytes of a file of weights, above which there are several.
 
     Raises:
         UsageError: the folder exists.
@@ -43,7 +50,7 @@ def save_export(
     if folder.exists():
         raise UsageError(f"{folder}: exists already; choose another folder or remove it")
     with atomic_folder(folder) as draft:
-        save_tensors(draft / WEIGHTS, encoder.state_dict())
+        save_weights(draft, encoder.state_dict(), limit=limit)
         with suppress(UnknownNameError):  # of a model that no catalogue has
             (draft / CARD).write_bytes(card_file(spec.name).read_bytes())
         for name, data in encoder.preprocess.assets().items():
@@ -84,9 +91,10 @@ def load_export(folder: Path) -> Encoder:
     for name, facts in files.items():
         file = folder / Path(name).name
         _verify(file, facts)
-        if name not in (WEIGHTS, CARD):
+        if name != CARD and not name.endswith((".safetensors", INDEX)):
             assets[name] = file.read_bytes()
-    encoder = load_encoder(spec, folder / WEIGHTS, layout="zoo", check_finite=False)
+    weights = WEIGHTS if WEIGHTS in files else f"model{INDEX}"
+    encoder = load_encoder(spec, folder / weights, layout="zoo", check_finite=False)
     encoder.preprocess.load_assets(assets)
     return encoder
 

@@ -1,20 +1,11 @@
-"""wav2vec 2.0 checkpoints of transformers, torchaudio and fairseq -> zoo's names.
-
-A layout is a list of rules: what a whole foreign key looks like, and where it goes. `objective:`
-marks a tensor of the pretraining head, `extra:` one that zoo has no use for, with the reason.
-"""
+"""wav2vec 2.0 checkpoints of transformers, torchaudio and fairseq -> zoo's names."""
 
 import re
 from collections.abc import Mapping
 
-from torch import Tensor
+from zoo.hub.rules import Rules
 
-from zoo.errors import WeightsError
-
-__all__ = ["WAV2VEC2_LAYOUTS", "detect_wav2vec2", "divide"]
-
-Rules = tuple[tuple[str, str], ...]
-State = dict[str, Tensor]
+__all__ = ["WAV2VEC2_LAYOUTS", "detect_wav2vec2"]
 
 _LETTERS = "extra:the letters of speech recognition, no part of the encoder"
 
@@ -69,7 +60,7 @@ _FAIRSEQ: Rules = (
     (_OWNER + r"final_proj\.(\w+)", r"objective:project_hid.\1"),
     (r"(?:w2v_encoder\.)?proj\..+", _LETTERS),
 )
-WAV2VEC2_LAYOUTS: Mapping[str, Rules] = {
+WAV2VEC2_LAYOUTS: dict[str, Rules] = {
     "wav2vec2-transformers": _TRANSFORMERS,
     "wav2vec2-torchaudio": _TORCHAUDIO,
     "wav2vec2-fairseq": _FAIRSEQ,
@@ -86,32 +77,3 @@ def detect_wav2vec2(keys: Mapping[str, object]) -> str | None:
     return next(
         (name for name, sign in signs.items() if any(re.fullmatch(sign, key) for key in keys)), None
     )
-
-
-def divide(state: State, layout: str) -> tuple[State, State, dict[str, str]]:
-    """A foreign state dict as tensors of the encoder, tensors of the objective, and the rest.
-
-    Raises:
-        WeightsError: a tensor that the layout does not have.
-    """
-    encoder: State = {}
-    objective: State = {}
-    extra: dict[str, str] = {}
-    for key, value in state.items():
-        place = _renamed(key, WAV2VEC2_LAYOUTS[layout])
-        if place is None:
-            raise WeightsError(f"{key!r} is no tensor of the layout {layout}")
-        if place.startswith("extra:"):
-            extra[key] = place.removeprefix("extra:")
-        elif place.startswith("objective:"):
-            objective[place.removeprefix("objective:")] = value
-        else:
-            encoder[place] = value
-    return encoder, objective, extra
-
-
-def _renamed(key: str, rules: Rules) -> str | None:
-    for pattern, place in rules:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(place)
-    return None

@@ -5,22 +5,27 @@ file is mapped, so loading a ViT-B touches a few pages until the first forward
 (benchmarks/speed/loading.py).
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from zoo.hub.convert import convert
+from zoo.hub.decoder import decoder_of
 from zoo.modalities.contracts import Encoder, LoadReport
+from zoo.modalities.volumes import SequenceEncoder
 from zoo.registry.build import Spec, build_encoder
 
 from zoo.errors import UsageError, WeightsError
 
-__all__ = ["check_fit", "load_encoder", "read_state"]
+__all__ = ["INDEX", "check_fit", "files_of_index", "load_encoder", "read_state"]
 
+INDEX = ".safetensors.index.json"
 _SHOWN = 10  # names of a list in an error
 
 
@@ -31,7 +36,8 @@ def load_encoder(
 
     Args:
         spec: which encoder.
-        path: .safetensors, or a .pt / .pth / .bin / .ckpt checkpoint (read without running code).
+        path: .safetensors, the index of several (.safetensors.index.json), or a .pt / .pth / .bin /
+            .ckpt checkpoint (read without running code).
         layout: how the file names its tensors; recognised when not given.
         check_finite: refuse weights that hold NaN or infinity.
 
@@ -53,12 +59,15 @@ def load_encoder(
     encoder.init_buffers()
     encoder.load_report = LoadReport(
         source=str(path),
-        loaded=tuple(sorted(given)),
+        loaded=tuple(sorted(given & state.keys())),
         resized=tuple(name for name in adapted if name in given),
         new=tuple(name for name in adapted if name not in given),
         ignored=converted.extra
-        | dict.fromkeys(converted.objective, "head of a pretraining objective"),
+        | dict.fromkeys(converted.objective, "head of a pretraining objective")
+        | dict.fromkeys(given - state.keys(), "of a part that this encoder is built without"),
     )
+    if converted.objective and isinstance(encoder, SequenceEncoder):
+        encoder.decoder = decoder_of(spec.name, converted.objective)
     left = [name for name, p in encoder.state_dict().items() if p.is_meta]
     assert not left, f"never given values: {left}"
     return encoder.eval()
@@ -75,11 +84,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such weights file")
+    if path.name.endswith(INDEX):
+        return _indexed(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+        return _mapped(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise UsageError(f"{path}: weights come as .safetensors, .pt, .pth, .bin or .ckpt")
     try:
@@ -89,12 +97,68 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         line = str(error).splitlines()[0]
         raise WeightsError(f"{path}: not a plain file of tensors ({line})") from None
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "network_weights", "net", "student"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path}: holds more than a state dict of tensors")
     return content
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    try:
+        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged safetensors file ({error})") from None
+    return _tied(state, notes)
+
+
+def _tied(state: dict[str, Tensor], notes: Mapping[str, object]) -> dict[str, Tensor]:
+    """Tensors also under the other names that the metadata give them."""
+    others = {
+        name: state[kept] for name, kept in notes.items() if isinstance(kept, str) and kept in state
+    }
+    return others | state
+
+
+def files_of_index(path: Path) -> list[str]:
+    """The files that lie beside an index and hold its tensors.
+
+    Raises:
+        WeightsError: the index is none.
+    """
+    return sorted(set(_weight_map(path).values()))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file."""
+    return _index(path)[0]
+
+
+def _index(path: Path) -> tuple[dict[str, str], dict[str, object]]:
+    """Tensor -> file, and the metadata."""
+    try:
+        content = json.loads(path.read_text())
+        table, notes = content["weight_map"], dict(content.get("metadata") or {})
+        plain = all(isinstance(v, str) and v == Path(v).name for v in table.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        plain = False
+    if not plain:
+        raise WeightsError(f"{path}: no index of safetensors files")
+    return table, notes
+
+
+def _indexed(path: Path) -> dict[str, Tensor]:
+    (table, notes), state = _index(path), dict[str, Tensor]()
+    for name in sorted(set(table.values())):
+        part = _mapped(path.with_name(name))
+        listed = {key for key, file in table.items() if file == name}
+        if differing := sorted(part.keys() ^ listed):
+            raise WeightsError(f"{path}: {_some(differing)} are not in {name} as the index says")
+        state |= part
+    return _tied(state, notes)
 
 
 class _Nothing:

@@ -136,7 +136,14 @@ class Preprocess(ABC):
 
 
 class Codec(ABC):
-    """Bytes in a shard <-> a sample. Bounded, and safe on hostile bytes: never unpickles."""
+    """Bytes in a shard <-> a sample. Bounded, and safe on hostile bytes: never unpickles.
+
+    Attributes:
+        parts: extensions of files that make one sample together where they share a folder, such as
+            the slices of a volume; empty stands for files without one.
+    """
+
+    parts: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def encode(self, raw: Sample) -> dict[str, bytes]:
@@ -145,6 +152,10 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """The sample; raises `DataError` with one line on bytes that are not what they claim."""
+
+    def store(self, members: Mapping[str, Buffer]) -> dict[str, bytes]:
+        """What a shard should hold of the files of one sample; by default these as they are."""
+        return {extension: bytes(data) for extension, data in members.items()}
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Numbers of a decoded sample that a data set's manifest summarises; none by default."""

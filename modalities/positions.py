@@ -27,7 +27,9 @@ def sincos_positions(dim: int, grid: tuple[int, ...], *, prefix: int = 0) -> Ten
     """
     axes = len(grid)
     if dim % (2 * axes):
-        raise ValueError(f"sin-cos positions on {axes} axes need dim % {2 * axes} == 0, got {dim}")
+        raise ValueError(
+            f"sin-cos positions on {axes} axes need a multiple of {2 * axes} channels, not {dim}"
+        )
     frequencies = 10_000.0 ** -(np.arange(dim // (2 * axes)) / (dim / (2 * axes)))
     places = np.indices(grid).reshape(axes, -1)[::-1]  # fastest axis first
     angles = places[:, :, None] * frequencies  # (K, N, dim / 2K)

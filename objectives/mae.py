@@ -22,9 +22,17 @@ from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.pictures import side_by_side
 from zoo.objectives.swin_decoder import SwinBlock
 
-__all__ = ["MAE", "MAEConfig", "Reconstruction", "random_order", "reconstruction_loss"]
+__all__ = [
+    "MAE",
+    "MAEConfig",
+    "Reconstruction",
+    "random_order",
+    "reconstruction_loss",
+    "squared_errors",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +68,8 @@ class MAE(Objective):
     """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible."""
 
     requires: ClassVar[type[Encoder]] = GridEncoder
-    config_class = MAEConfig
+    config_class: ClassVar[type] = MAEConfig
+    decoder_pos_embed: Tensor
 
     def __init__(self, config: MAEConfig, encoder: Encoder) -> None:
         super().__init__()
@@ -71,8 +80,10 @@ class MAE(Objective):
         prefix, width = encoder.num_prefix_tokens, config.decoder_dim
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_embed = nn.Linear(encoder.dim, width)
-        table = sincos_positions(width, encoder.grid, prefix=prefix)
-        self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
+        try:
+            self._add_positions(encoder.grid, prefix)
+        except ValueError as error:
+            raise ValueError(f"decoder_dim: {error}") from None
         self.decoder_blocks = nn.ModuleList(
             self._block(encoder.grid, shifted=i % 2 == 1) for i in range(config.decoder_depth)
         )
@@ -94,30 +105,13 @@ class MAE(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean squared error over the hidden tokens."""
-        latent, tokens, order = self._encode(encoder, batch)
-        hidden = order[:, self.num_visible :]
+        latent, tokens, order = self._encode(encoder, batch, self.num_visible)
         decoded = self._decode(latent, order)[:, self.num_visible :]
-        assert tokens.targets is not None
-        target = tokens.targets.take_along_dim(hidden.unsqueeze(-1), 1)
-        loss = reconstruction_loss(
-            self.decoder_pred(decoded), target, normalize=self.config.norm_pix_loss
-        )
-        return Losses(total=loss)
+        return self._losses(self.decoder_pred(decoded), order[:, self.num_visible :], tokens)
 
     def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
         """Predictions for every token, visible ones too, in the tokens' own order."""
-        latent, tokens, order = self._encode(encoder, batch)
-        decoded = self._decode(latent, order)
-        places = order.argsort(dim=1)
-        prediction = self.decoder_pred(decoded).take_along_dim(places.unsqueeze(-1), 1)
-        assert tokens.targets is not None
-        return Reconstruction(
-            latent=latent.x,
-            prediction=prediction,
-            target=tokens.targets,
-            mask=(places >= self.num_visible).to(prediction.dtype),
-            order=order,
-        )
+        return self._reconstruct(encoder, batch, self.num_visible)
 
     def fill_in(self, whole: Reconstruction) -> Tensor:
         """(B, N, P) in the input's space: visible tokens as they are, hidden ones predicted.
@@ -139,13 +133,39 @@ class MAE(Objective):
             ("what the encoder sees", encoder.draw(whole.target, whole.mask.bool())),
             ("hidden tokens filled in", encoder.draw(self.fill_in(whole))),
         )
-        return [(title, _side_by_side(images)) for title, images in rows]
+        return [(title, side_by_side(images)) for title, images in rows]
 
-    def _encode(self, encoder: Encoder, batch: Batch) -> tuple[Tokens, Tokens, Tensor]:
+    def _losses(self, prediction: Tensor, hidden: Tensor, tokens: Tokens) -> Losses:
+        """Of predictions (B, N - n, P) for the tokens at `hidden` (B, N - n)."""
+        assert tokens.targets is not None
+        target = tokens.targets.take_along_dim(hidden.unsqueeze(-1), 1)
+        normalize = self.config.norm_pix_loss
+        return Losses(total=reconstruction_loss(prediction, target, normalize=normalize))
+
+    def _reconstruct(self, encoder: Encoder, batch: Batch, visible: int) -> Reconstruction:
+        latent, tokens, order = self._encode(encoder, batch, visible)
+        decoded = self._decode(latent, order)
+        places = order.argsort(dim=1)
+        prediction = self.decoder_pred(decoded).take_along_dim(places.unsqueeze(-1), 1)
+        hidden = places >= visible
+        if tokens.valid is not None:
+            hidden |= ~tokens.valid
+        assert tokens.targets is not None
+        return Reconstruction(
+            latent=latent.x,
+            prediction=prediction,
+            target=tokens.targets,
+            mask=hidden.to(prediction.dtype),
+            order=order,
+        )
+
+    def _encode(
+        self, encoder: Encoder, batch: Batch, visible: int
+    ) -> tuple[Tokens, Tokens, Tensor]:
         assert isinstance(encoder, GridEncoder)
         tokens = encoder.tokenize(batch)
         order = random_order(batch["noise"])
-        latent = encoder.encode(tokens.select(order[:, : self.num_visible]))
+        latent = encoder.encode(tokens.select(order[:, :visible]))
         return latent, tokens, order
 
     def _block(self, grid: tuple[int, ...], *, shifted: bool) -> nn.Module:
@@ -156,12 +176,24 @@ class MAE(Objective):
             return Block(width, heads, hidden, norm_eps=config.norm_eps)
         return SwinBlock(width, heads, hidden, grid=grid, shifted=shifted, eps=config.norm_eps)
 
+    def _add_positions(self, grid: tuple[int, ...], prefix: int) -> None:
+        table = sincos_positions(self.config.decoder_dim, grid, prefix=prefix)
+        self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
+
+    def _positions(self) -> Tensor:
+        """(1, prefix + N, decoder_dim)."""
+        return self.decoder_pos_embed
+
     def _decode(self, latent: Tokens, order: Tensor) -> Tensor:
         """(B, N, decoder_dim), tokens in `order`."""
         x = self.decoder_embed(latent.x)
-        masks = self.mask_token.to(x.dtype).expand(len(x), self.num_tokens - self.num_visible, -1)
-        x = torch.cat([x, masks], dim=1)
-        table = self.decoder_pos_embed.to(x.dtype)
+        mask = self.mask_token.to(x.dtype)
+        if latent.valid is not None:  # what was never there is as good as hidden
+            valid = pad(latent.valid, (latent.prefix, 0), value=True)
+            x = torch.where(valid.unsqueeze(-1), x, mask)
+        hidden = self.num_tokens + latent.prefix - x.shape[1]
+        x = torch.cat([x, mask.expand(len(x), hidden, -1)], dim=1)
+        table = self._positions().to(x.dtype)
         head, body = table[:, : latent.prefix], table[:, latent.prefix :]
         places = body.expand(len(x), -1, -1).take_along_dim(order.unsqueeze(-1), 1)
         x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
@@ -178,19 +210,18 @@ class MAE(Objective):
         return normed
 
 
-def _side_by_side(images: Tensor) -> Tensor:
-    """(B, H, W, C) -> (H + 2, B * (W + 2), C), each in a thin grey frame."""
-    framed = pad(images, (0, 0, 1, 1, 1, 1), value=128)
-    return torch.cat(framed.unbind(), dim=1)
-
-
 def random_order(noise: Tensor) -> Tensor:
     """(B, N) uniform noise -> (B, N) token indices by ascending noise; ties keep their order."""
     return noise.argsort(dim=1, stable=True)
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool) -> Tensor:
-    """Mean of (prediction - target)^2 over hidden tokens (B, M, P), in float32.
+    """Mean of `squared_errors` over hidden tokens (B, M, P)."""
+    return squared_errors(prediction, target, normalize=normalize).mean()
+
+
+def squared_errors(prediction: Tensor, target: Tensor, *, normalize: bool) -> Tensor:
+    """(prediction - target)^2 of tokens (..., P), in float32.
 
     With `normalize`, each token's target is (t - mean) / sqrt(var + 1e-6) over its P values, with
     the unbiased variance.
@@ -199,4 +230,4 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool) 
     if normalize:
         mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
         target = (target - mean) / (var + 1e-6).sqrt()
-    return (prediction - target).square().mean()
+    return (prediction - target).square()

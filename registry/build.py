@@ -34,11 +34,17 @@ ARCHITECTURES = {
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
     "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
+    "swin3d": "zoo.modalities.volume.swin:Swin3D",
+    "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
+    "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
+    "conv3d": "zoo.modalities.volume.conv:ConvNet3D",
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
     "contrastive": "zoo.objectives.contrastive:ViewContrastive",
+    "voco": "zoo.objectives.voco:VoCo",
+    "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
     "unitabe": "zoo.objectives.unitabe:UniTabEObjective",
     "masked_cells": "zoo.objectives.masked_cells:MaskedCells",
@@ -47,6 +53,7 @@ OBJECTIVES = {
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
+    "volume": "zoo.modalities.volume.codec:VolumeCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
     "tabular": "zoo.modalities.tabular.codec:TabularCodec",
 }
@@ -105,10 +112,10 @@ def build_objective(options: Mapping[str, Value], encoder: "Encoder") -> "Object
         raise ConfigError(f"objective {options['name']}: {error}") from None
 
 
-def build_codec(modality: str) -> "Codec":
-    """The codec of a modality."""
+def build_codec(modality: str, **options: object) -> "Codec":
+    """The codec of a modality, with what only some take (`spacing` of volumes)."""
     codec: type[Codec] = _load("modality", modality, CODECS)
-    return codec()
+    return codec(**options)
 
 
 def check_pairing(encoder: Mapping[str, Value], objective: Mapping[str, Value]) -> None:

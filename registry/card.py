@@ -80,6 +80,8 @@ class Card:
     licence: Licence = field(default_factory=Licence)
     weights: tuple[Weights, ...] = ()
     results: tuple[Result, ...] = ()
+    # Downstream sets whose evaluation data the published weights have seen in pretraining.
+    pretraining_overlap: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if "name" not in self.encoder:

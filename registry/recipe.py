@@ -57,8 +57,9 @@ class TrainRecipe:
     constant_lr: float | None = None
     restarts: tuple[float, ...] = ()  # when the whole schedule begins again, for more data
     first_update: Literal[0, 1] = 0  # counts as in timm, whose first rate is 0; 1: as in torchtitan
-    # muon, galore, conda: hidden matrices by these, everything else by AdamW, at the same learning
-    # rate; or any name that timm.optim.create_optimizer_v2 knows.
+    # adamw-amsgrad: second moments never fall. muon, galore, conda: hidden matrices by these,
+    # everything else by AdamW, at the same learning rate. Or any name that
+    # timm.optim.create_optimizer_v2 knows.
     optimizer: str = "adamw"
     weight_decay: float = 0.05  # not on norms, biases, embeddings, position tables and tokens
     layer_decay: float | None = None  # of the rate, from each layer of the encoder to the one below
@@ -79,7 +80,8 @@ class TrainRecipe:
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     checkpoint_activations: bool = False  # compute each block twice instead of keeping it
     compile: bool = False  # each block, by torch.compile
-    timeout: float = 600.0  # seconds after which a process that does not answer counts as dead
+    # Seconds after which a process that does not answer counts as dead; saving must be faster.
+    timeout: float = 600.0
     on_nonfinite: Literal["skip", "stop"] = "skip"  # skip, then back to a checkpoint, then stop
     loggers: tuple[str, ...] = ("tensorboard",)  # besides metrics.jsonl: wandb, mlflow, trackio
     log_every: int = 10  # steps

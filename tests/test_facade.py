@@ -21,6 +21,7 @@ from zoo.errors import (
     UnknownNameError,
     UsageError,
     WeightsError,
+    ZooError,
 )
 from zoo.pretraining import restore_objective, untrained
 from zoo.runs import Run
@@ -207,13 +208,17 @@ def test_unfinished_runs_say_so(run, tmp_path):
     [
         ("./none", "no such folder"),
         ("mae-bse", "did you mean"),
-        ("mae-base", "cannot fetch yet.*pass weights=PATH"),
         ("digits-mae", "no published weights"),
     ],
 )
 def test_sources_that_cannot_be_loaded(source, message):
     with pytest.raises(UsageError, match=message):
         zoo.load(source)
+
+
+def test_published_weights_that_cannot_be_fetched():
+    with pytest.raises(ZooError, match=r"base: not in the cache, and HF_HUB_OFFLINE forbids"):
+        zoo.load("mae-base")
 
 
 def test_an_empty_folder_is_no_encoder(tmp_path):

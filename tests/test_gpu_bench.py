@@ -41,7 +41,7 @@ def test_mae_operations_equal_the_published_arithmetic(config, giga):
     assert found / 1e9 == pytest.approx(giga, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["mae-b", "bird-mae-b"])
+@pytest.mark.parametrize("name", ["mae-b", "bird-mae-b", "volume-vit-b"])
 def test_operations_equal_what_torch_counts(name):
     """With softmax written out every product is one that torch counts."""
     image = WORKLOADS[name](CPU, tiny=True)

@@ -7,6 +7,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from zoo.hub.golden import fingerprint
 from zoo.modalities.tabular.read import read_table
 
 import zoo
@@ -80,3 +81,11 @@ def test_imputer_fills_numbers_and_strings():
     assert filled[:, 1].tolist() == ["big", "small"]
     assert filled[0, 2] > 1.0 > -1.0 > filled[1, 2]
     assert filled[:, 0].tolist() == [1.5, -1.5]
+
+
+def test_publishing_has_rows_to_try_an_encoder_with():
+    encoders = [zoo.create("unitabe-small", seed=seed, depth=1) for seed in (0, 0, 1)]
+    for encoder in encoders:
+        encoder.preprocess.fit([{"table": read_table(rows()[0])}])
+    one, same, other = (fingerprint(encoder)["features of it"] for encoder in encoders)
+    assert one == same != other

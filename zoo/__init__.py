@@ -23,6 +23,7 @@ _PLACES = {
     "load": "zoo.models",
     "pretrain": "zoo.pretraining",
     "probe": "zoo.evaluation",
+    "publish": "zoo.publishing",
     "write_shards": "zoo.data.building.build",
     "Encoder": "zoo.modalities.contracts",
     "ZooError": "zoo.errors",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from zoo.modalities.contracts import Encoder
     from zoo.models import create, load
     from zoo.pretraining import pretrain
+    from zoo.publishing import publish
     from zoo.registry.catalogue import card, list_models
     from zoo.restoring import export
 
@@ -50,6 +52,7 @@ __all__ = [
     "load",
     "pretrain",
     "probe",
+    "publish",
     "write_shards",
 ]
 

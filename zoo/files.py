@@ -104,7 +104,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, "Tensor"], *, notes: Mapping[str, str] | None = None
+) -> None:
     """Named tensors as safetensors, copied to the CPU; a full disk is an OSError like any other."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -113,7 +115,7 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(whole, path, metadata={"format": "pt"})
+        save_file(whole, path, metadata={"format": "pt", **(notes or {})})
         path.chmod(mode)  # the library's files are for their owner only
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))

@@ -9,6 +9,7 @@ import torch
 
 from zoo.errors import UsageError
 from zoo.hub.export import CONFIG, load_export
+from zoo.hub.published import PREFIX, published_folder, published_weights
 from zoo.hub.weights import load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import build_encoder, encoder_spec
@@ -59,17 +60,21 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     layout: str | None = None,
+    preprocess: Mapping[str, object] | None = None,
     **changes: object,
 ) -> Encoder:
     """A pretrained encoder, in eval mode, with its own preprocessing.
 
     Args:
-        source: a run or export folder (a Path, or a string with a slash), or a name of the
-            catalogue.
+        source: a run or export folder (a Path, or a string with a slash), a name of the catalogue
+            (its weights come from the Hugging Face Hub), or "hf-hub:ORG/NAME" with "@REVISION"
+            after it if need be, where somebody published an export.
         weights: for a name, a file of weights in zoo's or the authors' layout.
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
         layout: how a foreign file names its tensors; recognised when not given.
+        preprocess: for a name, constants of the preprocessing that differ from the card's
+            ({"sequences": ["t1", "t2"]}).
         changes: for a name, arguments of the architecture that differ from the card's
             (img_size=448).
 
@@ -79,13 +84,18 @@ def load(
     Raises:
         UnknownNameError, UsageError: there is no such thing.
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
+        ZooError: the Hub cannot be reached.
     """
+    is_remote = isinstance(source, str) and source.startswith(PREFIX)
     if isinstance(source, Path) or "/" in source or source in (".", ".."):
-        if weights is not None or changes:
-            raise UsageError(f"{source}: a folder brings its own weights and arguments")
-        encoder = _from_folder(Path(source))
+        if weights is not None or preprocess or changes:
+            raise UsageError(f"{source}: it brings its own weights and arguments")
+        if is_remote:
+            encoder = load_export(published_folder(str(source).removeprefix(PREFIX)))
+        else:
+            encoder = _from_folder(Path(source))
     else:
-        encoder = _from_catalogue(source, weights, layout, changes)
+        encoder = _from_catalogue(source, weights, layout, preprocess, changes)
     if dtype is not None:
         encoder.to(_dtype(dtype))
     return encoder.to(device) if device is not None else encoder
@@ -102,24 +112,26 @@ def _from_folder(folder: Path) -> Encoder:
 
 
 def _from_catalogue(
-    name: str, weights: str | Path | None, layout: str | None, changes: Mapping[str, object]
+    name: str,
+    weights: str | Path | None,
+    layout: str | None,
+    preprocess: Mapping[str, object] | None,
+    changes: Mapping[str, object],
 ) -> Encoder:
     row, tag = find(name)
     published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
     if not all(entry.may_be_shared for entry in published):
         _say_unlicensed(row.name)
+    spec = encoder_spec(row.name, changes, preprocess)
     if weights is not None:
-        return load_encoder(encoder_spec(row.name, changes), Path(weights), layout=layout)
+        return load_encoder(spec, Path(weights), layout=layout)
     if not published:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
             "zoo.create gives random ones"
         )
     entry = next((entry for entry in published if entry.tag == tag), published[0])
-    raise UsageError(
-        f"{row.name}.{entry.tag} lies on the Hub as {entry.repo} ({entry.file}), which this "
-        "version cannot fetch yet: download the file and pass weights=PATH"
-    )
+    return load_encoder(spec, published_weights(entry), layout=entry.layout)
 
 
 @cache

@@ -4,12 +4,14 @@ Only reads: the run may be in progress, finished, or somebody else's.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.errors import UsageError
 from zoo.hub.export import save_export
+from zoo.hub.timm import save_timm
 from zoo.modalities.contracts import Encoder
 from zoo.objectives.contract import Objective
 from zoo.registry.build import build_encoder, build_objective
@@ -56,7 +58,13 @@ def restore(run: Run, encoder: Encoder, objective: Objective, step: int | None =
     return checkpoint.step
 
 
-def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> Path:
+def export(
+    run: Run | str | Path,
+    out: str | Path,
+    step: int | None = None,
+    *,
+    format: Literal["zoo", "timm"] = "zoo",
+) -> Path:
     """Writes the encoder of a checkpoint as a folder to share; `zoo.load(out)` gives it back.
 
     It is what the run itself exports when it ends at that step: the average where one is kept.
@@ -65,6 +73,7 @@ def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> P
         run: or its folder; it may be in progress.
         out: must not exist.
         step: of the checkpoint; the newest by default.
+        format: for `zoo.load`, or a plain ViT for `timm.create_model("local-dir:OUT")`.
 
     Returns:
         `out`.
@@ -93,6 +102,9 @@ def export(run: Run | str | Path, out: str | Path, step: int | None = None) -> P
         optimizers = build_optimizers(pair.named_parameters(), recipe.train)
         restore_optimizers(optimizers, pair.named_parameters(), groups["optim"])
     with evaluated(optimizers):
+        if format == "timm":
+            save_timm(out, encoder)
+            return out
         save_result(out, encoder, recipe, checkpoint.step)
     return out
 
@@ -105,6 +117,8 @@ def save_result(folder: Path, encoder: Encoder, recipe: Recipe, steps: int) -> N
         StorageError: it cannot be written.
     """
     notes = {"objective": recipe.objective, "seed": recipe.seed, "steps": steps}
+    if recipe.train.init is not None:
+        notes["init"] = Path(recipe.train.init).name  # its place is nobody's business
     save_export(folder, encoder, spec_of(recipe), notes=notes)
 
 

@@ -5,8 +5,11 @@ from functools import cached_property
 from pathlib import Path
 
 from zoo.errors import UsageError
+from zoo.hub.decoder import Decoder
 from zoo.hub.export import load_export
 from zoo.modalities.contracts import Encoder
+from zoo.modalities.volumes import SequenceEncoder
+from zoo.objectives.contract import Objective
 from zoo.registry.build import Spec
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import read, read_toml
@@ -51,7 +54,18 @@ class Run:
                 f"{self.folder}: the run has not finished; the same zoo pretrain command "
                 "continues it"
             )
-        return load_export(self.folder / EXPORT)
+        encoder = load_export(self.folder / EXPORT)
+        if isinstance(encoder, SequenceEncoder):
+            encoder.decoder = Decoder(self._trained)
+        return encoder
+
+    def _trained(self, encoder: Encoder) -> Objective:
+        """The objective as training left it."""
+        from zoo.restoring import blank, restore  # knows the engine
+
+        pair = blank(self)
+        restore(self, *pair)
+        return pair[1]
 
 
 def spec_of(recipe: Recipe) -> Spec:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from zoo.benchmarks.speed.timing import report
+from zoo.benchmarks.speed.timing import alternate, report
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.mae import random_order
 from zoo.registry.build import build_objective
@@ -128,18 +128,6 @@ def _megabytes(name: str) -> float:
     return int(found[1]) / 1024
 
 
-def processor_seconds(candidates: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-    """Of each candidate, round by round; one round before does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(ROUNDS + 1):
-        for name, work in candidates.items():
-            began = time.process_time()
-            work()
-            if number:
-                seconds[name].append(time.process_time() - began)
-    return seconds
-
-
 def main() -> None:
     """Times the four, then says what each needs."""
     torch.set_num_threads(THREADS)
@@ -149,7 +137,7 @@ def main() -> None:
         for way in WAYS
     }
     work = {name: step(way, half=half) for name, (way, half) in candidates.items()}
-    report("audio_step", processor_seconds(work), base="upstream float32")
+    report("audio_step", alternate(work, ROUNDS, time.process_time), base="upstream float32")
     del work
     spawn = multiprocessing.get_context("spawn")
     for name, (way, half) in candidates.items():

@@ -8,7 +8,7 @@ Notation: B samples, N tokens of a sample, T tokens of a packed batch, H heads, 
 D width, P values of a token, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 import zoo.modalities.patch_vit as patch_vit
+import zoo.modalities.volume.vit3d as vit3d
 import zoo.objectives.mae as mae
 from torch import Tensor
 from zoo.modalities.code.encoder import CodeEncoder, CodeEncoderConfig
@@ -40,7 +41,6 @@ __all__ = [
 
 NOT_BUILT = {
     "clip-vit-b-16": "zoo has no text tower for images yet",
-    "volume-vit-b": "zoo has no volume encoder",
 }
 MEAN_LENGTH = 96  # tokens of a text: what the drawn lengths come to, about
 
@@ -113,30 +113,41 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def reference_attention() -> Iterator[None]:
     """Runs ViT and MAE on `plain_attention` meanwhile."""
     with ExitStack() as stack:
-        for module in (patch_vit, mae):
+        for module in (patch_vit, vit3d, mae):
             stack.enter_context(patch.object(module, "attention", plain_attention))
         yield
 
 
-def _mae(name: str, device: torch.device, *, tiny: bool) -> Workload:
-    sizes: dict[str, object] = {"dim": 32, "depth": 2, "heads": 2}
-    narrow: dict[str, Value] = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+def _mae(
+    name: str,
+    device: torch.device,
+    *,
+    tiny: bool,
+    preprocess: Mapping[str, object] | None = None,
+    options: dict[str, Value] | None = None,
+) -> Workload:
+    sizes: dict[str, object] = {"dim": 36, "depth": 2, "heads": 2}
+    narrow: dict[str, Value] = {"decoder_dim": 12, "decoder_depth": 1, "decoder_heads": 2}
     one = card(name)
     recipe = one.recipe
     assert recipe is not None
     if one.modality == "vision":
         sizes |= {"img_size": 32, "patch_size": 8}
-    encoder = build_encoder(encoder_spec(name, sizes if tiny else {}))
-    task = build_objective(recipe.objective | (narrow if tiny else {}), encoder)
-    assert isinstance(encoder, patch_vit.PatchViT)
+    encoder = build_encoder(encoder_spec(name, sizes if tiny else {}, preprocess))
+    task = build_objective((options or recipe.objective) | (narrow if tiny else {}), encoder)
+    assert isinstance(encoder, patch_vit.PatchViT | vit3d.ViT3D)
     assert isinstance(task, MAE)
     patches, patch_size = task.num_tokens, encoder.config.patch_size
     flops = mae_flops(encoder.config, task.config, tokens=patches, values=encoder.target_dim)
-    channels = encoder.target_dim // patch_size**2
-    shape = (channels, *(patch_size * places for places in encoder.grid))
+    grid = encoder.grid
+    assert grid is not None
+    channels = encoder.target_dim // patch_size ** len(grid)
+    shape = (channels, *(patch_size * places for places in grid))
 
     def batch(size: int) -> Batch:
         noise = torch.rand(size, patches, device=device)
+        if encoder.modality == "volume":
+            return {"volume": torch.randn(size, *shape, device=device), "noise": noise}
         if encoder.modality == "audio":  # spectrograms: what makes them is not timed
             return {"features": torch.randn(size, *shape, device=device), "noise": noise}
         image = torch.randint(256, (size, *shape), dtype=torch.uint8, device=device)
@@ -203,4 +214,11 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "mae-l": partial(_mae, "mae-large"),
     "bird-mae-b": partial(_mae, "bird-mae-base"),
     "code-base": _code,
+    # The ViT of UNETR and BM-MAE on CT of 96^3, with the decoder of BM-MAE.
+    "volume-vit-b": partial(
+        _mae,
+        "bm-mae-base",
+        preprocess={"sequences": ["ct"], "modality": "ct", "size": [96, 96, 96]},
+        options={"name": "mae", "decoder_dim": 384, "decoder_depth": 3, "decoder_heads": 12},
+    ),
 }

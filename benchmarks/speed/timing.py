@@ -15,16 +15,18 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], object]], rounds: int
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate, round by round; one round before does not count."""
+    """Seconds of each candidate by `clock`, round by round; one round before does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, work in candidates.items():
-            began = time.perf_counter()
+            began = clock()
             work()
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

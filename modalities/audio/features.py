@@ -22,8 +22,8 @@ __all__ = ["LogMel", "LogMelConfig", "mel_weights"]
 
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps  # of a band's power, before the logarithm
-BAND = 16  # filters that share one product
-CPU_FRAMES = 249  # at once: half of a clip, 3 MB of scratch
+BAND = 32  # filters that share one product: fewer products cost less than the zeros in them
+CPU_FRAMES = 249  # at once and a thread: half of a clip, 3 MB of scratch
 CLIPS = 64  # that an accelerator works on at once: 0.4 GB
 
 
@@ -107,7 +107,7 @@ class LogMel:
         size = (len(waveform), config.target_length, config.num_mel_bins)
         out = torch.empty(size, device=device)
         clips = 1 if device.type == "cpu" else CLIPS
-        pieces = -(-count // CPU_FRAMES) if device.type == "cpu" else 1
+        pieces = -(-count // (CPU_FRAMES * torch.get_num_threads())) if clips == 1 else 1
         with torch.autocast(device.type, enabled=False):
             for x, mel in zip(waveform.split(clips), out.split(clips), strict=True):
                 frames = (x - x.mean(dim=1, keepdim=True)).unfold(1, width, shift)[:, :count]

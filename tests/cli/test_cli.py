@@ -71,6 +71,7 @@ def test_list_and_card():
     assert {row["name"] for row in rows} == set(zoo.list_models())
     assert json.loads(run("card", "mae", "--json").stdout)["family"] == "mae"
     assert 'arxiv = "2111.06377"' in run("card", "mae-base").stdout
+    assert 'pretraining_overlap = ["BTCV", ' in run("card", "voco").stdout
 
 
 def test_load_check_embed_and_probe(trained, shards, tmp_path):
@@ -252,11 +253,14 @@ def test_options_are_frozen():
     assert found == {
         "list": ["--json", "--modality", "--objective", "--pretrained", "--tags", "pattern"],
         "card": ["--json", "name"],
+        "catalogue": ["--html"],
         "load-check": ["--layout", "--weights", "source"],
         "pretrain": [
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
-        "export": ["--step", "out", "run"],
+        "export": ["--format", "--step", "out", "run"],
+        "convert": ["--layout", "--to", "out", "source"],
+        "publish": ["--dry-run", "--license", "--public", "--tag", "repo", "run"],
         "embed": [
             *("--batch-size", "--device", "--hop", "--output", "--plot", "--weights", "--window"),
             *("-o", "files", "source"),
@@ -268,7 +272,7 @@ def test_options_are_frozen():
         "shards build": [
             *("--allow-outside", "--engine", "--key", "--label-from-folder", "--licence"),
             *("--member", "--modality", "--quiet", "--samples-per-shard", "--seed", "--shard-size"),
-            *("--shuffle", "--skip-bad", "--workers", "-m", "out", "source"),
+            *("--shuffle", "--skip-bad", "--spacing", "--workers", "-m", "out", "source"),
         ],
         "shards info": ["data"],
         "shards head": ["-n", "data"],

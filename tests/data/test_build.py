@@ -275,6 +275,29 @@ def test_interrupt_leaves_whole_shards(files, whole, tmp_path):
     assert build_shards(source, tmp_path / "s", options, workers=0)["samples"] == 64
 
 
+BLOCKED = """
+import signal
+from dataclasses import dataclass
+from zoo.data.building.engines import run_local
+
+@dataclass
+class Job:
+    name: str
+
+def blocked(job):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+if __name__ == "__main__":
+    print(list(run_local(blocked, [Job("a"), Job("b")], workers=2)), blocked(None))
+"""
+
+
+def test_no_worker_ever_sees_an_interrupt(tmp_path):
+    (tmp_path / "script.py").write_text(BLOCKED)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert done.stdout.strip() == "[True, True] False", done.stderr
+
+
 def items(count, size=1):
     for i in range(count):
         yield f"{i:03d}", {"txt": str(i).encode() * size, "cls": b"1"}

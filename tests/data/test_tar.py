@@ -80,7 +80,7 @@ def test_written_members_are_read_by_tar(tmp_path):
     assert shown == ["a/" + "long" * 60 + ".txt", "ключ-é.cls", "ключ-é.txt"]
 
 
-WHOLE = archive([(f"s{i}.{e}", bytes([i]) * 700) for i in range(4) for e in ("a", "b")])
+WHOLE = archive([(f"s{i}.{e}", bytes([i + 1]) * 700) for i in range(4) for e in ("a", "b")])
 
 
 @settings(deadline=None, max_examples=400, database=None)

@@ -12,6 +12,9 @@ from golden_checks import (
     tabular_cv,
     training,
     vision,
+    volume,
+    volume_data,
+    volume_encoders,
 )
 from golden_checks.fixture import Fixture, discover
 
@@ -27,6 +30,9 @@ CHECKS = {
     **audio_wav2vec2.CHECKS,
     **tabular.CHECKS,
     **tabular_cv.CHECKS,
+    **volume.CHECKS,
+    **volume_data.CHECKS,
+    **volume_encoders.CHECKS,
 }
 
 __all__ = ["CHECKS", "Fixture", "discover"]

@@ -1,7 +1,7 @@
 """Checkers of wav2vec 2.0."""
 
 import torch
-from zoo.hub.wav2vec2 import detect_wav2vec2, divide
+from zoo.hub.convert import convert, detect
 from zoo.modalities.audio.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from zoo.modalities.audio.waveform import WaveformPreprocessConfig
 from zoo.objectives.wav2vec2 import Wav2Vec2Config as TaskConfig
@@ -44,12 +44,11 @@ def wav2vec2(fixture):
     tensors, close = fixture.tensors, close_to(fixture)
     encoder, objective = build(fixture.config)
     file = fixture.group("weights")
-    layout = detect_wav2vec2(file)
-    assert layout == "wav2vec2-transformers"
-    of_encoder, of_objective, extra = divide(file, layout)
-    assert not extra
-    encoder.load_state_dict(of_encoder, strict=True)
-    missing, unexpected = objective.load_state_dict(of_objective, strict=False)
+    assert detect(file) == "wav2vec2-transformers"
+    found = convert(file)
+    assert not found.extra
+    encoder.load_state_dict(found.encoder, strict=True)
+    missing, unexpected = objective.load_state_dict(found.objective, strict=False)
     assert (missing, unexpected) == (["updates"], [])
 
     waveform = tensors["input"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
-from zoo.hub.wav2vec2 import detect_wav2vec2, divide
+from zoo.hub.convert import convert, detect
 from zoo.modalities.audio.codec import AudioCodec
 from zoo.modalities.audio.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from zoo.modalities.audio.waveform import WaveformPreprocessConfig
@@ -272,13 +272,13 @@ def test_layouts(build, layout, old_names):
             ): value
             for key, value in file.items()
         }
-    assert detect_wav2vec2(file) == layout
-    found, heads, extra = divide(file, layout)
-    assert found.keys() == state.keys()
-    assert not heads
-    assert not extra
+    assert detect(file) == layout
+    found = convert(file)
+    assert found.encoder.keys() == state.keys()
+    assert not found.objective
+    assert not found.extra
     with pytest.raises(WeightsError, match=f"'magic' is no tensor of the layout {layout}"):
-        divide({"magic": torch.zeros(1)}, layout)
+        convert({"magic": torch.zeros(1)}, layout)
 
 
 FAIRSEQ = """
@@ -314,8 +314,8 @@ def test_fairseq_layout(build, owner):
     encoder, objective = build()
     file = {owner + key: torch.zeros(0) for key in expanded(FAIRSEQ)}
     letters = {"w2v_encoder.proj.weight": torch.zeros(0)} if owner else {}
-    assert detect_wav2vec2(file) == "wav2vec2-fairseq"
-    found, heads, extra = divide(file | letters, "wav2vec2-fairseq")
-    assert found.keys() == encoder.state_dict().keys()
-    assert heads.keys() | {"updates"} == objective.state_dict().keys()
-    assert extra.keys() == letters.keys()
+    assert detect(file) == "wav2vec2-fairseq"
+    found = convert(file | letters)
+    assert found.encoder.keys() == encoder.state_dict().keys()
+    assert found.objective.keys() | {"updates"} == objective.state_dict().keys()
+    assert found.extra.keys() == letters.keys()

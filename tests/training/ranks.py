@@ -1,5 +1,6 @@
 """Several processes of one run, without torchrun's seconds of start-up."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -72,6 +73,7 @@ class Ranks:
             "MASTER_PORT": str(self.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         }  # fmt: skip
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.register(signal.SIGUSR2)  # says on stderr where every thread is
         try:
             result = work(*args)
         except (Exception, KeyboardInterrupt) as error:
@@ -113,6 +115,8 @@ class Ranks:
             process.join(10)
             if process.is_alive():
                 found[rank] = "hangs"
+                self.kill(rank, signal.SIGUSR2)
+                time.sleep(1)
                 process.kill()
                 process.join()
             pipe.close()

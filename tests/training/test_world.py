@@ -10,6 +10,7 @@ from multiprocessing import connection
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from training.ranks import Ranks, kept_store, wait_for
 from zoo.modalities.vision.codec import VisionCodec
@@ -247,6 +248,54 @@ def test_a_hanging_process_is_named(shards, tmp_path):
     assert pipe is ranks.pipes[0]
     ranks.kill(1)
     assert "died or hangs (rank 1)" in ranks.results()[0]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "hsdp"])
+def test_a_process_that_dies_on_its_way_to_a_group_is_named(shards, tmp_path, parallel):
+    """torch alone would wait for it for half an hour."""
+    options = {"train.timeout": 3, "train.parallel": parallel, "train.save_in_background": True}
+    ranks = Ranks(4, train_ungrouped, shards, tmp_path / "run", options, 3, nodes=2)
+    results = ranks.results(timeout=30)
+    assert set(results) == {0, 1, 2}
+    assert all("died or hangs (rank 3)" in result for result in results.values()), results
+
+
+def train_ungrouped(shards, out, options, victim):
+    """Training in which one process dies before any group but the first is made."""
+    new_group = dist.new_group
+
+    def die(*args, **kwargs):
+        if dist.get_rank() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return new_group(*args, **kwargs)
+
+    dist.new_group = dist.distributed_c10d.new_group = die
+    return train(shards, out, options)
+
+
+def test_a_process_that_dies_while_all_read_a_checkpoint_is_named(shards, tmp_path):
+    """Nobody is told that the checkpoint is at fault."""
+    out, options = tmp_path / "run", {"train.save_every": 4, "train.parallel": "fsdp"}
+    first = Ranks(2, train_until, shards, out, options, 4)
+    assert all("Enough" in result for result in first.results().values())
+    [said] = Ranks(2, train_unread, shards, out, options, 1).results(timeout=30).values()
+    assert "died or hangs (rank 1)" in said
+    assert Ranks(2, train, shards, out, options).results() == {0: True, 1: True}
+
+
+def train_unread(shards, out, options, victim):
+    """Training in which one process dies when it should read its parts."""
+    from zoo.training import checkpoint
+
+    load_parts = checkpoint.load_parts
+
+    def die(*args):
+        if dist.get_rank() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        load_parts(*args)
+
+    checkpoint.load_parts = die
+    return train(shards, out, options)
 
 
 def test_the_error_of_one_process_reaches_the_others(shards, tmp_path):

@@ -13,9 +13,12 @@ __all__ = ["main"]
 COMMANDS = {
     "list": "zoo.cli.list",
     "card": "zoo.cli.card",
+    "catalogue": "zoo.cli.catalogue",
     "load-check": "zoo.cli.load_check",
     "pretrain": "zoo.cli.pretrain",
     "export": "zoo.cli.export",
+    "publish": "zoo.cli.publish",
+    "convert": "zoo.cli.convert",
     "embed": "zoo.cli.embed",
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",

@@ -13,13 +13,19 @@ from zoo.demo.birds import birds_part
 from zoo.demo.code import code_part
 from zoo.demo.digits import digits_part
 from zoo.demo.part import Part
+from zoo.demo.volumes import volumes_part
 from zoo.files import storage_errors, write_atomic
 from zoo.report.page import page, table
 
 __all__ = ["run_demo"]
 
 REPORT = "report.html"
-PARTS = {"digits": digits_part, "code": code_part, "birds": birds_part}
+PARTS = {
+    "digits": digits_part,
+    "code": code_part,
+    "birds": birds_part,
+    "volumes": volumes_part,
+}
 
 
 def run_demo(out: Path, *, quick: bool = False) -> Path:
@@ -85,8 +91,9 @@ def _page(parts: list[Part], seconds: float, *, quick: bool) -> str:
             *part.figures,
         ]
     lead = (
-        f"{len(parts)} encoders pretrained without labels on this machine, on real data but for "
-        "the synthesised bird song, and held against baselines that are shown also where they win. "
+        f"{len(parts)} kinds of data, encoders pretrained on them without labels on this machine, "
+        "and baselines that are shown also where they win. Digits and code are real; bird song and "
+        "torsos are synthesised. "
         f"zoo {zoo.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} CPU threads, {seconds:.0f} s in all."
     )

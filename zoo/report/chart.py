@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curve", "chart"]
+__all__ = ["Curve", "chart", "drawing"]
 
 _MOST = 800  # points of a curve that are drawn
+_ALONE = {"main": "#1f6f5c", "second": "#b4552d", "soft": "#5b6678"}  # on white and on black
+_STYLE = (
+    "polyline{fill:none;stroke-width:1.75}line{stroke:#8884}line.at{visibility:hidden}"
+    "text{fill:#7b8698;font:12px system-ui,sans-serif}"
+)
 _COLOURS = ("var(--main)", "var(--second)", "var(--soft)")
 
 Points = NDArray[np.float64]
@@ -86,9 +91,19 @@ def chart(
         f'<figure class=chart data-chart="{_data(drawn, frame, x)}">'
         f"<div class=said><b>{html.escape(y)}</b><output>{_last(drawn, x)}</output></div>"
         f'<svg viewBox="0 0 {frame.width:.0f} {frame.height:.0f}" role="img" aria-label="{said}">'
-        f'{"".join(parts)}<line class=at y1="{frame.top}" y2="{frame.height - frame.bottom}"/>'
+        f'{"".join(parts)}<line class="at" y1="{frame.top}" y2="{frame.height - frame.bottom}"/>'
         f"</svg>{below}</figure>"
     )
+
+
+def drawing(figure: str) -> str:
+    """The picture of a `chart` as an SVG file of its own, for pages without our style sheet."""
+    svg = figure[figure.index("<svg ") : figure.index("</svg>")]
+    opening, _, content = svg.partition(">")
+    for name, colour in _ALONE.items():
+        content = content.replace(f"var(--{name})", colour)
+    space = 'xmlns="http://www.w3.org/2000/svg"'
+    return f"{opening} {space}><style>{_STYLE}</style>{content}</svg>\n"
 
 
 def _thin(curve: Curve) -> tuple[Points, Points]:

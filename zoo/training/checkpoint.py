@@ -64,8 +64,8 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "zoo-checkpoint") if background else None
         self._pending: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}
-        # The writer talks to the others while the training does: it needs a group of its own.
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        # Beside the training the writer talks to the others in a group of its own.
+        self._group = world.another_group() if background else None
         world.on_main(self._begin)
 
     def _begin(self) -> None:
@@ -142,7 +142,7 @@ class Checkpoints:
                 action()
             except Exception as found:
                 error = [found]
-        if self._group is not None:
+        if self.world.size > 1:
             dist.broadcast_object_list(error, group=self._group)
         if error[0] is not None:
             raise error[0]

@@ -28,7 +28,7 @@ def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: not to norms, biases, embeddings, position tables, tokens."""
     if parameter.ndim <= 1 or name.endswith("bias"):
         return False
-    is_vector = parameter.ndim > 2 and sum(size > 1 for size in parameter.shape) < 2  # (1, 1, D)
+    is_vector = parameter.ndim > 2 and parameter.numel() == parameter.shape[-1]  # (1, 1, D)
     return not is_vector and not _is_table(name)
 
 

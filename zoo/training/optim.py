@@ -20,6 +20,7 @@ _OPTIONS = ("betas", "eps", "momentum", "projection_rank", "projection_gap")
 # What the optimisers that are not timm's take of them.
 _OWN = {
     "adamw": ("betas", "eps"),
+    "adamw-amsgrad": ("betas", "eps"),
     "lars": ("momentum",),
     "muon": ("betas", "eps", "momentum"),
     "galore": ("betas", "eps", "projection_rank", "projection_gap"),
@@ -58,8 +59,9 @@ def build_optimizers(named: Named, recipe: TrainRecipe) -> list[Optimizer]:
     if recipe.optimizer not in _OWN:
         return [_from_timm(hidden, rest, recipe)]
     options, lr = _options(recipe, _OWN[recipe.optimizer]), recipe.peak_lr
-    if recipe.optimizer == "adamw":
-        return [AdamW([*hidden, *rest], lr, **options, fused=True)]
+    if recipe.optimizer in ("adamw", "adamw-amsgrad"):
+        amsgrad = recipe.optimizer == "adamw-amsgrad"
+        return [AdamW([*hidden, *rest], lr, **options, amsgrad=amsgrad, fused=True)]
     if recipe.optimizer == "lars":
         return [LARS([*hidden, *rest], lr, **options)]
     if recipe.optimizer == "schedulefree":

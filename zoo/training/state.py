@@ -22,7 +22,7 @@ from zoo.training.checkpoint import Checkpoint, Checkpoints
 from zoo.training.divided import gathered, sizes
 from zoo.training.optim_state import optimizer_tensors, restore_optimizers
 from zoo.training.stored import SHARDS
-from zoo.training.world import World
+from zoo.training.world import World, is_lost
 from zoo.training.wrap import Step
 
 __all__ = ["RunState", "fresh_noise", "whole"]
@@ -84,7 +84,9 @@ class RunState:
             self._fill(self.pair, tensors["model"])
             if self.ema is not None:
                 self._fill(self.ema, tensors["ema"])
-        except (RuntimeError, KeyError):
+        except (RuntimeError, KeyError) as error:
+            if is_lost(error):  # another process died while all of them read
+                raise
             raise UsageError(
                 f"{self.where}: its checkpoint is of a model of another shape; choose another out"
             ) from None

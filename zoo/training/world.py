@@ -18,15 +18,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from zoo.errors import WorkerError, ZooError
 from zoo.training.alive import Alive
 
-__all__ = ["ALONE", "World", "joined"]
+__all__ = ["ALONE", "World", "is_lost", "joined"]
 
 T = TypeVar("T")
 _PAUSE = 0.01  # seconds between two looks for who has come
+_PATIENCE = timedelta(minutes=30)  # with a process that writes or reads what others wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,14 @@ class World:
         rank: its number; 0 writes everything that is written once.
         size: how many there are.
         local_size: how many of them share this machine.
+        timeout: after which a process that does not answer counts as dead.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
     local_size: int = 1
+    timeout: timedelta = _PATIENCE
 
     @property
     def is_main(self) -> bool:
@@ -84,6 +88,18 @@ class World:
         values = [value] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def another_group(self) -> dist.ProcessGroup | None:
+        """All processes once more, on the host, for a thread that talks while the training does.
+
+        They must come within `timeout`; torch's own 30 minutes would be spent waiting for one that
+        died on the way. Later, each may take its time.
+        """
+        if self.size == 1:
+            return None
+        group = dist.new_group(backend="gloo", timeout=self.timeout)
+        _set_pg_timeout(_PATIENCE, group)
+        return group
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Does something in one process; all get the result, or the error."""
@@ -125,11 +141,10 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
         yield World(place)
         return
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+    patience = timedelta(seconds=timeout)
     try:
-        store, rank = _met(timedelta(seconds=timeout))
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
-        )
+        store, rank = _met(patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
         raise WorkerError(
             f"rank {os.environ.get('RANK')}: the {size} processes of the run did not meet within "
@@ -141,11 +156,11 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
             # Of parameters with an axis of length 1, where two layouts are the same.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
             try:
-                yield World(place, rank, size, local_size)
+                yield World(place, rank, size, local_size, patience)
             except ZooError:
                 raise
             except RuntimeError as error:
-                if not _is_lost(error):
+                if not is_lost(error):
                     raise
                 raise WorkerError(
                     f"rank {rank}: another process of the run died or hangs ({alive.culprits()}); "
@@ -181,8 +196,8 @@ def _met(timeout: timedelta) -> tuple[PrefixStore, int]:
     return PrefixStore(own, store), rank
 
 
-def _is_lost(error: BaseException) -> bool:
-    """Whether a collective failed because somebody is gone."""
+def is_lost(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone."""
     said = str(error).lower()
     signs = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe", "nccl")
     return isinstance(error, dist.DistError) or any(sign in said for sign in signs)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -102,8 +103,12 @@ def divide(module: nn.Module, recipe: TrainRecipe, world: World) -> None:
     """Leaves each process its part of every parameter, in place."""
     kind = world.device.type
     if recipe.parallel == "hsdp" and world.size > world.local_size:
-        shape, names = (world.size // world.local_size, world.local_size), ("nodes", "shard")
-        mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
+        ranks = torch.arange(world.size).view(-1, world.local_size)
+        groups = [
+            dist.new_subgroups_by_enumeration(lists.tolist(), timeout=world.timeout)[0]
+            for lists in (ranks.T, ranks)
+        ]
+        mesh = DeviceMesh.from_group(groups, kind, ranks, mesh_dim_names=("nodes", "shard"))
     else:
         mesh = init_device_mesh(kind, (world.size,), mesh_dim_names=("shard",))
     low = uses_bfloat16(recipe, torch.device(kind))

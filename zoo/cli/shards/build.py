@@ -1,8 +1,8 @@
 """zoo shards build."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -28,6 +28,7 @@ class _Options(TypedDict):
     shuffle: bool
     seed: int
     modality: str | None
+    spacing: tuple[float, float, float] | None
     licence: str | None
     skip_bad: bool
     engine: str
@@ -56,6 +57,9 @@ class _Options(TypedDict):
 @click.option("--shuffle", is_flag=True, help="Mix the samples over all shards.")
 @click.option("--seed", default=0, show_default=True, help="Of the shuffling.")
 @click.option("--modality", help="Decode every sample: vision, code, ...")
+@click.option(
+    *("--spacing",), nargs=3, type=float, metavar="X Y Z", help="Of volumes, in mm: resampled once."
+)
 @click.option("--licence", help="For the manifest.")
 @click.option("--skip-bad", is_flag=True, help="List bad samples in skipped.jsonl, go on.")
 @click.option("--engine", default="local", show_default=True, help="local or ray.")
@@ -76,15 +80,16 @@ def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
         shuffle=options["shuffle"],
         seed=options["seed"],
     )
-    modality, licence = options["modality"], options["licence"]
-    facts = {name: value for name, value in (("modality", modality), ("licence", licence)) if value}
+    told = ("modality", "licence", "spacing")
+    facts = {name: value for name in told if (value := options[name])}  # type: ignore[literal-required]
+    look = _look(options)
     try:
         manifest = build_shards(
-            _source(source, out, options),
+            _source(source, out, options, look),
             out,
             how,
             facts=facts,
-            measure=_measure(modality) if modality else None,
+            measure=look.measure if look else None,
             engine=options["engine"],
             workers=options["workers"],
             progress=not options["quiet"],
@@ -99,7 +104,15 @@ def command(source: Path, out: Path, **options: Unpack[_Options]) -> None:
     click.echo(line + (f"; bad samples: {skipped}, see {out / SKIPPED}" if skipped else ""))
 
 
-def _source(path: Path, out: Path, options: _Options) -> "Source":
+def _source(path: Path, out: Path, options: _Options, look: "_Look | None") -> "Source":
+    """The samples, as the modality stores them."""
+    from zoo.data.building.sources import Stored
+
+    source = _listed(path, out, options, look.parts if look else frozenset())
+    return replace(source, places=Stored(source.places, look.store)) if look else source
+
+
+def _listed(path: Path, out: Path, options: _Options, parts: Set[str]) -> "Source":
     """The samples, once it is clear that the options fit them."""
     from zoo.data.building.folders import folder_source
     from zoo.data.building.rows import table_source
@@ -113,6 +126,7 @@ def _source(path: Path, out: Path, options: _Options) -> "Source":
             exclude=out,
             label_from_folder=options["label_from_folder"],
             skip=options["skip_bad"],
+            parts=parts,
         )
     if options["label_from_folder"]:
         raise UsageError(f"{path}: --label-from-folder is for folders, this is none")
@@ -154,26 +168,42 @@ def _size(manifest: Mapping[str, object]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measure:
+class _Look:
     """Decodes a sample by its modality's codec: what cannot be decoded is bad."""
 
     modality: str
+    spacing: tuple[float, float, float] | None
 
-    def __call__(self, members: Mapping[str, bytes]) -> dict[str, float]:
-        codec = _codec(self.modality)
+    @property
+    def parts(self) -> Set[str]:
+        """Extensions of files that are one sample with their neighbours."""
+        return _codec(self.modality, self.spacing).parts
+
+    def store(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
+        """What the shard holds of a sample."""
+        return _codec(self.modality, self.spacing).store(members)
+
+    def measure(self, members: Mapping[str, bytes]) -> dict[str, float]:
+        """Numbers for the manifest."""
+        codec = _codec(self.modality, self.spacing)
         return codec.measure(codec.decode(members))
 
 
-def _measure(modality: str) -> Callable[[Mapping[str, bytes]], dict[str, float]]:
-    _codec(modality)  # an unknown name is told before anything begins
-    return _Measure(modality)
+def _look(options: _Options) -> _Look | None:
+    modality, spacing = options["modality"], options["spacing"]
+    if spacing and modality != "volume":
+        raise UsageError("--spacing is for --modality volume")
+    if not modality:
+        return None
+    _codec(modality, spacing)  # an unknown name is told before anything begins
+    return _Look(modality, spacing)
 
 
 @cache
-def _codec(modality: str) -> "Codec":
+def _codec(modality: str, spacing: tuple[float, float, float] | None) -> "Codec":
     import torch
 
     from zoo.registry.build import build_codec
 
     torch.set_num_threads(1)  # there are more processes; and sums must not depend on how many
-    return build_codec(modality)
+    return build_codec(modality, **({"spacing": spacing} if spacing else {}))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Generic, Protocol, TypeVar
 
 from zoo.errors import UsageError, ZooError
@@ -95,7 +96,9 @@ class _Worker(Generic[J, R]):
         self.name = ""
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        # Ctrl-C reaches every process of a terminal; only this one may act on it.
+        # Ctrl-C reaches every process of a terminal; only this one may act on it. The tracker that
+        # every spawned process needs lifts the block when it starts, so it starts before.
+        ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()

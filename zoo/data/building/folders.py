@@ -3,9 +3,10 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,12 @@ __all__ = ["folder_source"]
 
 
 def folder_source(
-    root: Path, *, exclude: Path | None = None, label_from_folder: bool = False, skip: bool = False
+    root: Path,
+    *,
+    exclude: Path | None = None,
+    label_from_folder: bool = False,
+    skip: bool = False,
+    parts: Set[str] = frozenset(),
 ) -> Source:
     """A folder of files; those that share folder and name up to the first dot are one sample.
 
@@ -29,6 +35,8 @@ def folder_source(
         exclude: left out: the folder of the shards.
         label_from_folder: each sample gets its folder's name as its class, a member `cls`.
         skip: leave out samples that cannot be read, instead of stopping.
+        parts: files with these extensions are one sample with all others of their folder that have
+            one of them; its members are numbered.
 
     Raises:
         UsageError: there are no samples, or one has no class.
@@ -39,10 +47,10 @@ def folder_source(
     if exclude is not None and exclude.resolve() == root.resolve():
         raise UsageError(f"{root}: the shards need a folder of their own")
     left_out: Counter[str] = Counter()
-    groups = list(_groups(root, exclude and exclude.resolve(), left_out))
+    groups = list(_groups(root, exclude and exclude.resolve(), left_out, parts))
     classes: list[str] = []
     if label_from_folder:
-        classes = sorted({PurePath(folder).name for folder, _ in groups})
+        classes = sorted({PurePath(group.folder).name for group in groups})
         if "" in classes:
             raise UsageError(f"{root}: some files lie in no folder that could name their class")
     listing = Listing(skip)
@@ -54,10 +62,18 @@ def folder_source(
     return replace(source, classes=classes)
 
 
+class _Group(NamedTuple):
+    """The files of one sample; with no stem they are all parts of it."""
+
+    folder: str
+    stem: str
+    names: tuple[str, ...]
+
+
 def _groups(
-    root: Path, exclude: Path | None, left_out: Counter[str]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(folder, names of the files of one sample), sorted."""
+    root: Path, exclude: Path | None, left_out: Counter[str], parts: Set[str]
+) -> Iterator[_Group]:
+    """Every sample's files, sorted."""
     for folder, inner, files in os.walk(root, onerror=_refuse):
         here = Path(folder)
         hidden = {name for name in inner if name.startswith(".")}
@@ -69,21 +85,21 @@ def _groups(
         inner[:] = sorted(set(inner) - hidden - ours - linked)
         samples: dict[str, list[str]] = {}
         for name in sorted(files):
-            reason = _unfit(here / name)
+            reason, is_part = _unfit(here / name, parts), extension_of(name) in parts
             if reason:
                 left_out[reason] += 1
             else:
-                samples.setdefault(name.partition(".")[0], []).append(name)
+                samples.setdefault("" if is_part else name.partition(".")[0], []).append(name)
         relative = here.relative_to(root).as_posix()
         for stem in sorted(samples):
-            yield ("" if relative == "." else relative), tuple(samples[stem])
+            yield _Group("" if relative == "." else relative, stem, tuple(samples[stem]))
 
 
-def _unfit(path: Path) -> str | None:
+def _unfit(path: Path, parts: Set[str]) -> str | None:
     """Why a file of a folder is no member of a sample."""
     if path.name.startswith("."):
         return "hidden"
-    if not extension_of(path.name):
+    if not extension_of(path.name) and "" not in parts:
         return "no_extension"
     try:
         mode = path.stat().st_mode
@@ -101,18 +117,22 @@ class _Files:
     """Samples of a folder."""
 
     root: Path
-    groups: Sequence[tuple[str, tuple[str, ...]]]
+    groups: Sequence[_Group]
     labels: Mapping[str, int]
 
     def part(self, ids: NDArray[np.int64]) -> "_Files":
         return replace(self, groups=[self.groups[i] for i in ids.tolist()])
 
     def __iter__(self) -> Iterator[Item]:
-        for folder, names in self.groups:
-            stem = str(PurePath(folder, names[0].partition(".")[0]))
+        for folder, stem, names in self.groups:
+            where = str(PurePath(folder, stem)) if folder or stem else self.root.name
             members: list[tuple[str, bytes | Path]] = [
-                (extension_of(name), self.root / folder / name) for name in names
+                (
+                    extension_of(name) if stem else f"{number:05}.{extension_of(name) or 'part'}",
+                    self.root / folder / name,
+                )
+                for number, name in enumerate(names)
             ]
             if self.labels:
                 members.append(("cls", str(self.labels[PurePath(folder).name]).encode()))
-            yield Item(stem, clean_key(stem), tuple(members))
+            yield Item(where, clean_key(where), tuple(members))

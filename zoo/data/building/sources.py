@@ -8,9 +8,9 @@ import hashlib
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ __all__ = [
     "Listing",
     "Places",
     "Source",
+    "Stored",
     "clean_extension",
     "clean_key",
     "extension_of",
@@ -40,17 +41,19 @@ class Item:
     where: str  # named in messages
     key: str
     members: tuple[tuple[str, bytes | Path], ...]
+    store: Callable[[Mapping[str, bytes]], dict[str, bytes]] | None = None
 
     def read(self) -> dict[str, bytes]:
-        """Every member's bytes by extension.
+        """Every member's bytes by extension, as `store` wants them in a shard.
 
         Raises:
-            DataError: a file is not there, is no file, or is too large.
+            DataError: a file is not there, is no file, is too large, or cannot be decoded.
         """
-        return {
+        members = {
             extension: _read_file(content) if isinstance(content, Path) else content
             for extension, content in self.members
         }
+        return self.store(members) if self.store else members
 
 
 class Places(Protocol):
@@ -63,6 +66,21 @@ class Places(Protocol):
     def part(self, ids: NDArray[np.int64]) -> "Places":
         """Some of them, in this order."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Places whose samples change on their way into a shard."""
+
+    places: Places
+    store: Callable[[Mapping[str, bytes]], dict[str, bytes]]
+
+    def __iter__(self) -> Iterator[Item]:
+        return (replace(item, store=self.store) for item in self.places)
+
+    def part(self, ids: NDArray[np.int64]) -> "Stored":
+        """Some of them, in this order."""
+        return replace(self, places=self.places.part(ids))
 
 
 @dataclass(slots=True)

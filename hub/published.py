@@ -1,0 +1,54 @@
+"""Published weights as local files: those that a card lists, and folders that zoo exported."""
+
+import json
+from pathlib import Path
+
+from zoo.hub.export import CONFIG
+from zoo.hub.fetch import fetch, pinned
+from zoo.hub.weights import INDEX, files_of_index
+from zoo.registry.card import Weights
+
+from zoo.errors import UsageError
+
+__all__ = ["PREFIX", "published_folder", "published_weights"]
+
+PREFIX = "hf-hub:"
+
+
+def published_weights(entry: Weights) -> Path:
+    """The file of weights that a card lists, fetched if need be; with an index also its parts.
+
+    Raises:
+        UsageError, IntegrityError, StorageError, ZooError: as `zoo.hub.fetch.fetch`.
+    """
+    source = pinned(entry.repo, entry.revision)
+    digests = {entry.file: entry.sha256} if entry.sha256 else None
+    path = fetch(source, [entry.file], digests) / entry.file
+    if entry.file.endswith(INDEX):
+        below = Path(entry.file).parent
+        fetch(source, [(below / name).as_posix() for name in files_of_index(path)])
+    return path
+
+
+def published_folder(name: str) -> Path:
+    """The folder of an encoder that zoo exported and somebody published.
+
+    Args:
+        name: ORG/NAME, with @REVISION for a branch, tag or commit of one's choice.
+
+    Raises:
+        UsageError: there is no such thing, or zoo did not make it.
+        IntegrityError, StorageError, ZooError: as `zoo.hub.fetch.fetch`.
+    """
+    repo, _, revision = name.partition("@")
+    source = pinned(repo, revision or None)
+    try:
+        folder = fetch(source, [CONFIG] if CONFIG in source.files else [])
+        config = json.loads((folder / CONFIG).read_text())
+        files = list(config["files"]) if config["zoo_format"] else []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{repo}: holds no encoder that zoo exported; for weights of others give a name of the "
+            "catalogue, and weights=FILE"
+        ) from None
+    return fetch(source, files)
