@@ -34,6 +34,7 @@ __all__ = [
     "TokenEncoder",
     "Tokens",
     "VocabularyEncoder",
+    "batch_starts",
     "decode_label",
     "to_device",
 ]
@@ -225,7 +226,7 @@ class Encoder(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
-            for start in _steps(len(inputs), batch_size, progress):
+            for start in batch_starts(len(inputs), batch_size, progress):
                 samples = [self.preprocess(raw) for raw in inputs[start : start + batch_size]]
                 batch = to_device(self.preprocess.collate(samples), device)
                 rows[start : start + len(samples)] = self(batch).pooled.float().cpu().numpy()
@@ -318,7 +319,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def _steps(total: int, batch_size: int, progress: bool | None) -> Iterable[int]:
+def batch_starts(total: int, batch_size: int, progress: bool | None) -> Iterable[int]:
+    """Where each batch of `total` inputs begins, behind a bar as `Encoder.embed` describes it."""
     steps = range(0, total, batch_size)
     if progress is False or len(steps) < 2:
         return steps

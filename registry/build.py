@@ -33,6 +33,7 @@ ARCHITECTURES = {
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
+    "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
     "swin3d": "zoo.modalities.volume.swin:Swin3D",
     "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
     "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
@@ -45,12 +46,16 @@ OBJECTIVES = {
     "voco": "zoo.objectives.voco:VoCo",
     "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
+    "unitabe": "zoo.objectives.unitabe:UniTabEObjective",
+    "masked_cells": "zoo.objectives.masked_cells:MaskedCells",
+    "scarf": "zoo.objectives.scarf:Scarf",
 }
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
     "volume": "zoo.modalities.volume.codec:VolumeCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
+    "tabular": "zoo.modalities.tabular.codec:TabularCodec",
 }
 
 

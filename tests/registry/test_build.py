@@ -1,5 +1,6 @@
 import pytest
 import torch
+from zoo.modalities.tabular.read import read_table
 from zoo.registry.build import (
     OBJECTIVES,
     build_encoder,
@@ -18,6 +19,7 @@ TINY = {
     "vit": SMALL,
     "spectrogram_vit": SMALL,
     "code": SMALL,
+    "unitabe": SMALL | {"embed_dim": 16, "hidden": 32, "vocab_size": 256},
     "wav2vec2": SMALL
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
     "swin3d": {"feature_size": 2, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4},
@@ -48,7 +50,11 @@ def test_every_model_trains_with_its_objective(name):
             options[key] = 24  # positions on 3 axes need a multiple of 6
     objective = build_objective(options, encoder)
     generator = torch.Generator().manual_seed(0)
-    samples = [objective.views(sample, generator) for sample in raw(encoder)]
+    if encoder.modality == "tabular":  # a sample is a block of rows, and the task needs its names
+        blocks = tables(encoder)
+        samples = [objective.prepare(block, encoder.preprocess, generator) for block in blocks]
+    else:
+        samples = [objective.views(sample, generator) for sample in raw(encoder)]
     batch = encoder.preprocess.collate(samples)
     losses = objective(encoder, batch)
     losses.total.backward()
@@ -60,7 +66,15 @@ def test_every_model_trains_with_its_objective(name):
     assert objective.count(batch) > 0
     with torch.no_grad():
         features = encoder.eval()(batch)
-    assert features.pooled.shape == (len(samples), encoder.dim)
+    rows = len(batch["lengths"]) if encoder.modality == "tabular" else len(samples)
+    assert features.pooled.shape == (rows, encoder.dim)
+
+
+def tables(encoder):
+    columns = {"size": [1.0, 2.5, None, 4.0], "colour": ["red", "blue", "red", "green"]}
+    samples = [{"table": read_table(columns | {name: [4, 3, 2, 1]})} for name in ("age", "year")]
+    encoder.preprocess.fit(samples)
+    return samples
 
 
 def raw(encoder):
@@ -130,4 +144,7 @@ def test_learning_rate_scales_with_the_batch():
 
 
 def test_objectives_state_what_they_need():
-    assert set(OBJECTIVES) == {*("bm_mae", "contrastive", "mae", "masked_lm", "voco", "wav2vec2")}
+    assert set(OBJECTIVES) == {
+        *("bm_mae", "contrastive", "mae", "masked_lm", "voco", "wav2vec2"),
+        *("masked_cells", "scarf", "unitabe"),
+    }
