@@ -33,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.code
+	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
 	$(BIN)/python -m zoo.benchmarks.claims.masking_rate
@@ -45,7 +46,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "zoo needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) (about a minute, 5 GB)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@install="install --quiet --constraint constraints.txt --editable .[audio,bench,code,contrastive,cuda,dev,hub,parquet,ray,remote,vision,volume]"; \
+	@install="install --quiet --constraint constraints.txt --editable .[audio,bench,code,contrastive,cuda,dev,hub,parquet,ray,remote,tabular,vision,volume]"; \
 		$(BIN)/uv pip $$install --python $(BIN)/python || $(BIN)/python -m pip $$install
 	@touch $(READY)
 

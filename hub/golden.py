@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from zoo.hub.export import load_export
 from zoo.hub.published import PREFIX, published_folder
 from zoo.modalities.contracts import Encoder, Raw
 from zoo.modalities.volume.preprocess import VolumePreprocess
-from zoo.modalities.volume.volume import Sequence, Volume
+from zoo.modalities.volume.volume import Sequence as Scan
+from zoo.modalities.volume.volume import Volume
 
 from zoo.errors import UsageError, ZooError
 
@@ -28,35 +30,42 @@ __all__ = ["elsewhere", "fingerprint"]
 _TEXT = "def area(width, height):\n    return width * height  # of a rectangle\n"
 
 
-def _image(encoder: Encoder) -> Raw:
+def _image(encoder: Encoder) -> Sequence[Raw]:
     config = encoder.config
     assert not isinstance(config, Tensor | torch.nn.Module)
     shape = (config.img_size, config.img_size, config.in_chans)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)]
 
 
-def _sound(encoder: Encoder) -> Raw:
-    return (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+def _sound(encoder: Encoder) -> Sequence[Raw]:
+    return [(0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)]
 
 
-def _volume(encoder: Encoder) -> Raw:
+def _volume(encoder: Encoder) -> Sequence[Raw]:
     preprocess = encoder.preprocess
     assert isinstance(preprocess, VolumePreprocess)
     constants = preprocess.config
     rng = np.random.default_rng(0)
     scans = {
-        name: Sequence(rng.normal(100, 200, constants.size).astype(np.float32))
+        name: Scan(rng.normal(100, 200, constants.size).astype(np.float32))
         for name in constants.sequences
     }
     affine = np.diag([*(constants.spacing or (1.0, 1.0, 1.0)), 1.0])
-    return {"volume": Volume(sequences=scans, affine=affine, modality=constants.modality)}
+    return [{"volume": Volume(sequences=scans, affine=affine, modality=constants.modality)}]
 
 
-_INPUTS: dict[str, Callable[[Encoder], Raw]] = {
+def _table(encoder: Encoder) -> np.ndarray:
+    rows = [[1.5, "red"], [-0.25, "dark blue"], [None, None]]
+    return np.array(rows, dtype=object)
+
+
+# What `embed` takes: a sequence, or a table, whose rows are the items.
+_INPUTS: dict[str, Callable[[Encoder], Any]] = {
     "vision": _image,
     "audio": _sound,
-    "code": lambda _: _TEXT,
+    "code": lambda _: [_TEXT],
     "volume": _volume,
+    "tabular": _table,
 }
 
 
@@ -69,7 +78,7 @@ def fingerprint(encoder: Encoder) -> dict[str, str]:
     if encoder.modality not in _INPUTS:
         raise UsageError(f"{encoder.modality}: zoo has no input to try such an encoder with")
     found = {name: _digest(value) for name, value in encoder.state_dict().items()}
-    features = encoder.embed([_INPUTS[encoder.modality](encoder)])
+    features = encoder.embed(_INPUTS[encoder.modality](encoder))
     return found | {"features of it": _digest(torch.from_numpy(features))}
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from zoo.modalities.progress import batch_starts
 
 from zoo.errors import DataError
 
@@ -258,7 +259,7 @@ class Encoder(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
-            for start in _steps(len(inputs), batch_size, progress):
+            for start in batch_starts(len(inputs), batch_size, progress):
                 samples = [self.preprocess(raw) for raw in inputs[start : start + batch_size]]
                 batch = to_device(self.preprocess.collate(samples), device)
                 rows[start : start + len(samples)] = self(batch).pooled.float().cpu().numpy()
@@ -385,16 +386,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         name: value if name.endswith("lengths") else value.to(device, non_blocking=True)
         for name, value in batch.items()
     }
-
-
-def _steps(total: int, batch_size: int, progress: bool | None) -> Iterable[int]:
-    steps = range(0, total, batch_size)
-    if progress is False or len(steps) < 2:
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if progress is None and not console.is_terminal:
-        return steps
-    return track(steps, description="embedding", console=console, transient=True)

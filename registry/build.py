@@ -35,6 +35,7 @@ ARCHITECTURES = {
     "code": "zoo.modalities.code.encoder:CodeEncoder",
     "t5": "zoo.modalities.code.t5:T5",
     "t5_encoder": "zoo.modalities.code.t5:T5Encoder",
+    "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
     "swin3d": "zoo.modalities.volume.swin:Swin3D",
     "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
     "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
@@ -56,12 +57,16 @@ OBJECTIVES = {
     "voco": "zoo.objectives.voco:VoCo",
     "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
+    "unitabe": "zoo.objectives.unitabe:UniTabEObjective",
+    "masked_cells": "zoo.objectives.masked_cells:MaskedCells",
+    "scarf": "zoo.objectives.scarf:Scarf",
 }
 CODECS = {
     "vision": "zoo.modalities.vision.codec:VisionCodec",
     "audio": "zoo.modalities.audio.codec:AudioCodec",
     "volume": "zoo.modalities.volume.codec:VolumeCodec",
     "code": "zoo.modalities.code.codec:CodeCodec",
+    "tabular": "zoo.modalities.tabular.codec:TabularCodec",
 }
 
 

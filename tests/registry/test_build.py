@@ -2,6 +2,7 @@ from dataclasses import is_dataclass
 
 import pytest
 import torch
+from zoo.modalities.tabular.read import read_table
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
     OBJECTIVES,
@@ -24,6 +25,7 @@ TINY = {
     "code": SMALL | {"hidden": 32},
     "t5": SMALL | {"decoder_depth": 1, "head_dim": 8, "hidden": 32},
     "t5_encoder": SMALL | {"head_dim": 8, "hidden": 32, "embed_dim": 16},
+    "unitabe": SMALL | {"embed_dim": 16, "hidden": 32, "vocab_size": 256},
     "wav2vec2": SMALL
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
     "swin3d": {"feature_size": 2, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4},
@@ -70,7 +72,8 @@ def test_every_model_trains_with_its_objective(name):
     assert objective.count(batch) > 0
     with torch.no_grad():
         features = encoder.eval()(batch)
-    assert features.pooled.shape == (len(samples), encoder.embed_dim)
+    rows = len(batch["lengths"]) if encoder.modality == "tabular" else len(samples)
+    assert features.pooled.shape == (rows, encoder.embed_dim)
 
 
 # Of a tokenizer that the test trains.
@@ -79,12 +82,22 @@ OWN_IDS = {"start_id": 1, "end_id": 2, "mask_id": 3, "ordinary_ids": None}
 
 def views_of(encoder, objective):
     generator = torch.Generator().manual_seed(0)
-    if encoder.modality == "code":
-        texts = ["def f(x):\n    return x + 1\n", "y = [i for i in range(9)]\n", "pass\n"]
-        samples = [{"text": text, "facts": {"query": text[:3]}} for text in texts]
+    if encoder.modality in ("code", "tabular"):  # where the task needs more than tensors
+        samples = texts() if encoder.modality == "code" else tables()
         encoder.preprocess.fit(samples)
         return [objective.prepare(one, encoder.preprocess, generator) for one in samples]
     return [objective.views(sample, generator) for sample in raw(encoder)]
+
+
+def texts():
+    found = ["def f(x):\n    return x + 1\n", "y = [i for i in range(9)]\n", "pass\n"]
+    return [{"text": text, "facts": {"query": text[:3]}} for text in found]
+
+
+def tables():
+    """A sample is a block of rows."""
+    columns = {"size": [1.0, 2.5, None, 4.0], "colour": ["red", "blue", "red", "green"]}
+    return [{"table": read_table(columns | {name: [4, 3, 2, 1]})} for name in ("age", "year")]
 
 
 def raw(encoder):

@@ -53,7 +53,7 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
     began = time.monotonic()
     assert all(Ranks(size, train, shards, tmp_path / "whole", options).results().values())
     whole = time.monotonic() - began
-    rng, kills, hung = random.Random(kind), 0, 0
+    rng, kills = random.Random(kind), 0
     for number in range(KILLS):
         out = tmp_path / f"run-{number}"
         with kept_store() as port:
@@ -65,13 +65,8 @@ def test_kill_at_random_moments(shards, tmp_path, kind):
                     kills += hit
                     if not hit:  # the first run was on a busier machine
                         whole *= 0.6
-                results = ranks.results(timeout=30)
-                # torchrun kills what does not end in 30 s: gloo can wait that long for a peer that
-                # died amid the making of a group, whatever timeout it is given.
-                hung += [*results.values()].count("hangs")
-                assert hung <= 1
-                ended = [r for r in results.values() if r != "hangs"]
-                assert all(r is True or "WorkerError" in r for r in ended), results
+                results = ranks.results()
+                assert all(r is True or "WorkerError" in r for r in results.values()), results
                 if results == dict.fromkeys(range(size), True):
                     break
         assert torch.equal(exported(out), exported(tmp_path / "whole"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.tensor import DTensor
 from training.ranks import Ranks, kept_store, wait_for
 from zoo.modalities.vision.codec import VisionCodec
@@ -18,6 +19,7 @@ from zoo.objectives.mae import MAE
 from zoo.registry.recipe import TrainRecipe
 
 import zoo
+from zoo.training.alive import Alive
 from zoo.training.metrics import read_metrics
 from zoo.training.optim import build_optimizers
 from zoo.training.world import ALONE, joined
@@ -271,6 +273,37 @@ def train_ungrouped(shards, out, options, victim):
 
     dist.new_group = dist.distributed_c10d.new_group = die
     return train(shards, out, options)
+
+
+def test_a_group_that_is_never_made_is_given_up():
+    """As gloo waits for a process that died while they connected, whatever timeout it has."""
+    results = Ranks(2, connect_for_ever).results(timeout=30)
+    assert set(results) == {0, 1}
+    for result in results.values():
+        assert "did not meet within 1 s (timed out while the processes connected)" in result
+
+
+def connect_for_ever():
+    dist.init_process_group = lambda *_, **__: time.sleep(60)
+    with joined("cpu", timeout=1):
+        pass
+
+
+def test_whatever_used_a_group_may_be_freed_after_it():
+    """DDP, in the frames of an exception; gloo's thread may be freeing a tensor at that time."""
+    for _ in range(10):
+        assert Ranks(2, keep_ddp_to_the_end).results(timeout=30) == {0: "Enough: ", 1: "Enough: "}
+
+
+def keep_ddp_to_the_end():
+    Alive.__exit__ = lambda *_: None  # which gives other threads time, mostly enough
+    with joined("cpu", timeout=20) as world:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+        model(torch.ones(2, 4)).sum().backward()
+        for number in range(5):
+            world.total([number])
+            world.everyones(number)
+        raise Enough
 
 
 def test_a_process_that_dies_while_all_read_a_checkpoint_is_named(shards, tmp_path):

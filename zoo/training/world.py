@@ -5,12 +5,16 @@ CPU, NCCL on GPUs, and gloo beside it for what the host must know, so that the G
 """
 
 import os
+import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
@@ -29,6 +33,10 @@ __all__ = ["ALONE", "World", "is_lost", "joined"]
 T = TypeVar("T")
 _PAUSE = 0.01  # seconds between two looks for who has come
 _PATIENCE = timedelta(minutes=30)  # with a process that writes or reads what others wait for
+
+# The last group that was left. If whatever used it, DDP for one, were the last to hold it, it would
+# be freed with Python's lock held, and wait for a thread of its own that may need that lock.
+_left: deque[dist.ProcessGroup | None] = deque(maxlen=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +105,17 @@ class World:
         """
         if self.size == 1:
             return None
-        group = dist.new_group(backend="gloo", timeout=self.timeout)
+        group = self.in_time(lambda: dist.new_group(backend="gloo", timeout=self.timeout))
         _set_pg_timeout(_PATIENCE, group)
         return group
+
+    def in_time(self, action: Callable[[], T]) -> T:
+        """The result of something that all do together, or RuntimeError after `timeout`.
+
+        For the making of groups: whatever timeout gloo is given, it may wait for minutes for a
+        process that died while they connected. The thread that waits is left behind.
+        """
+        return _in_time(action, self.timeout)
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Does something in one process; all get the result, or the error."""
@@ -144,7 +160,8 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
     patience = timedelta(seconds=timeout)
     try:
         store, rank = _met(patience)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+        join = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=size)
+        _in_time(lambda: join(timeout=patience), patience)
     except (RuntimeError, ValueError) as error:
         raise WorkerError(
             f"rank {os.environ.get('RANK')}: the {size} processes of the run did not meet within "
@@ -167,7 +184,24 @@ def joined(device: str | None, *, timeout: float) -> Iterator[World]:
                     "the same command continues from the last checkpoint"
                 ) from error
     finally:
+        _left.append(dist.group.WORLD)
         dist.destroy_process_group()
+
+
+def _in_time(action: Callable[[], T], timeout: timedelta) -> T:
+    result: Future[T] = Future()
+
+    def act() -> None:
+        try:
+            result.set_result(action())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=act, name="zoo-in-time", daemon=True).start()
+    try:
+        return result.result(timeout.total_seconds())
+    except TimeoutError:
+        raise RuntimeError("timed out while the processes connected") from None
 
 
 def _met(timeout: timedelta) -> tuple[PrefixStore, int]:

@@ -8,6 +8,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -105,7 +106,7 @@ def divide(module: nn.Module, recipe: TrainRecipe, world: World) -> None:
     if recipe.parallel == "hsdp" and world.size > world.local_size:
         ranks = torch.arange(world.size).view(-1, world.local_size)
         groups = [
-            dist.new_subgroups_by_enumeration(lists.tolist(), timeout=world.timeout)[0]
+            world.in_time(functools.partial(_subgroup, lists.tolist(), world.timeout))
             for lists in (ranks.T, ranks)
         ]
         mesh = DeviceMesh.from_group(groups, kind, ranks, mesh_dim_names=("nodes", "shard"))
@@ -118,6 +119,11 @@ def divide(module: nn.Module, recipe: TrainRecipe, world: World) -> None:
     for block in blocks_of(module):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
+
+
+def _subgroup(ranks: list[list[int]], timeout: timedelta) -> dist.ProcessGroup:
+    own, _ = dist.new_subgroups_by_enumeration(ranks, timeout=timeout)
+    return own
 
 
 def delayed_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -1,0 +1,80 @@
+"""SAINT's trunk: attention over the columns of a row, then over the rows of a batch.
+
+arXiv 2106.01342; numerics are those of somepago/saint: f(norm(x)) + norm(x), GEGLU, tokens of a row
+flattened for the row stage. A row's output depends on the other rows of its batch.
+
+Notation: B rows, N tokens of a row, D width.
+"""
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from zoo.modalities.attention import attention
+
+__all__ = ["Saint"]
+
+
+class _Attention(nn.Module):
+    def __init__(self, dim: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * heads * width, bias=False)
+        self.proj = nn.Linear(heads * width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return self.proj(attention(q, k, v).flatten(-2))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 2 * ratio * dim)
+        self.fc2 = nn.Linear(ratio * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, gate = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(passed * gelu(gate))
+
+
+class _Stage(nn.Module):
+    """Attention, then an MLP; both add to their normalised input."""
+
+    def __init__(self, dim: int, heads: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = _Attention(dim, heads, width)
+        self.mlp = _Mlp(dim, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = self.norm1(x)
+        x = self.norm2(x + self.attn(x))
+        return x + self.mlp(x)
+
+
+class Saint(nn.Module):
+    """(B, N, D) -> (B, N, D), `depth` times columns and rows."""
+
+    def __init__(
+        self,
+        dim: int,
+        tokens: int,
+        *,
+        depth: int = 6,
+        heads: int = 8,
+        column_width: int = 16,
+        row_width: int = 64,
+        ratio: int = 4,
+    ) -> None:
+        super().__init__()
+        wide = dim * tokens
+        self.columns = nn.ModuleList(_Stage(dim, heads, column_width, ratio) for _ in range(depth))
+        self.rows = nn.ModuleList(_Stage(wide, heads, row_width, ratio) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        width = x.shape[-1]
+        for columns, rows in zip(self.columns, self.rows, strict=True):
+            x = columns(x)
+            x = rows(x.flatten(1).unsqueeze(0)).squeeze(0).unflatten(-1, (-1, width))
+        return x

@@ -1,0 +1,7 @@
+"""Tables in the manner of scikit-learn, and pretraining on tables that are in memory."""
+
+from zoo.tabular.estimators import Classifier, Regressor
+from zoo.tabular.imputer import Imputer
+from zoo.tabular.shards import pretrain_tables, write_tables
+
+__all__ = ["Classifier", "Imputer", "Regressor", "pretrain_tables", "write_tables"]
