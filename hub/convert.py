@@ -6,7 +6,6 @@ Every key of a foreign file ends in one of three places: the encoder, an objecti
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -14,22 +13,13 @@ from zoo.hub.bmmae import BMMAE_LAYOUTS, detect_bmmae
 from zoo.hub.codet5p import CODET5P_RULES, check_codet5p, detect_codet5p
 from zoo.hub.modernbert import MODERNBERT_RULES, check_modernbert, detect_modernbert
 from zoo.hub.mosaicbert import MOSAICBERT_RULES, check_mosaicbert, detect_mosaicbert
-from zoo.hub.rules import Rules, State, divide
+from zoo.hub.rules import Converted, Rules, State, divide
 from zoo.hub.voco import VOCO_LAYOUTS, detect_voco
 from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A foreign state dict, divided."""
-
-    encoder: State = field(default_factory=dict)
-    objective: State = field(default_factory=dict)
-    extra: dict[str, str] = field(default_factory=dict)  # foreign key -> why it is left out
+__all__ = ["BACK", "LAYOUTS", "convert", "detect", "to_transformers_vit_mae"]
 
 
 def convert(state: State, layout: str | None = None) -> Converted:

@@ -8,14 +8,11 @@ from pathlib import Path
 import torch
 
 from zoo.errors import UsageError
-from zoo.hub.export import CONFIG, load_export
-from zoo.hub.published import PREFIX, published_assets, published_folder, published_weights
+from zoo.hub.export import CONFIG, HUB, load_export
 from zoo.hub.weights import load_beside, load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import build_encoder, encoder_spec
 from zoo.registry.catalogue import card, find
-from zoo.runs import CONFIG as RUN_CONFIG
-from zoo.runs import Run
 
 __all__ = ["create", "load"]
 
@@ -86,12 +83,14 @@ def load(
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
         ZooError: the Hub cannot be reached.
     """
-    is_remote = isinstance(source, str) and source.startswith(PREFIX)
+    is_remote = isinstance(source, str) and source.startswith(HUB)
     if isinstance(source, Path) or "/" in source or source in (".", ".."):
         if weights is not None or preprocess or changes:
             raise UsageError(f"{source}: it brings its own weights and arguments")
         if is_remote:
-            encoder = load_export(published_folder(str(source).removeprefix(PREFIX)))
+            from zoo.hub.published import published_folder  # a folder needs no client
+
+            encoder = load_export(published_folder(str(source).removeprefix(HUB)))
         else:
             encoder = _from_folder(Path(source))
     else:
@@ -104,11 +103,14 @@ def load(
 def _from_folder(folder: Path) -> Encoder:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    if (folder / RUN_CONFIG).exists():
-        return Run(folder).load()
-    if not (folder / CONFIG).exists():
+    if (folder / CONFIG).exists():
+        return load_export(folder)
+    from zoo.runs import CONFIG as RUN_CONFIG  # an export needs nothing of all that runs need
+    from zoo.runs import Run
+
+    if not (folder / RUN_CONFIG).exists():
         raise UsageError(f"{folder}: holds neither a run nor an exported encoder")
-    return load_export(folder)
+    return Run(folder).load()
 
 
 def _from_catalogue(
@@ -132,6 +134,8 @@ def _from_catalogue(
         path, encoder = Path(weights), load_encoder(spec, Path(weights), layout=layout)
     else:
         entry = next((entry for entry in published if entry.tag == tag), published[0])
+        from zoo.hub.published import published_assets, published_weights
+
         path = published_weights(entry)
         encoder = load_encoder(spec, path, layout=entry.layout)
         published_assets(entry, encoder.preprocess.asset_names)
