@@ -18,6 +18,6 @@ def test_a_digest_is_computed_once_and_again_after_any_change(tmp_path, monkeypa
         path.write_bytes(data)
         os.utime(path, ns=(0, 0))  # as tools do that restore times
         computed.clear()
-        time.sleep(0.05)  # some ticks
+        time.sleep(0.05)  # some ticks of the clock
         assert sha256_once(path) == sha256_once(path) == sha256_of(path)
         assert len(computed) <= 1
