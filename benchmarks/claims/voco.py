@@ -6,7 +6,7 @@
 from scan to scan), a 3 x 3 grid of base crops, a small convolution network. What random crops are
 made of is told by ridge regression from frozen features of six labelled bodies, for 60 unseen ones.
 The controls: the same crops and losses with shuffled places, and the weights of the start. Means of
-voxels are shown beside. About MINUTES minutes on one core.
+voxels are shown beside. About two minutes on one core.
 """
 
 import tempfile
