@@ -39,8 +39,8 @@ CLAIM = Claim(
 @click.option("--steps", default=300, show_default=True, help="Of each run.")
 def command(seeds: int, steps: int) -> None:
     """VoCo against its losses with shuffled places, and against random weights."""
-    plain: dict[str, object] = {"objective.drop": 0.0}
-    ways = dict(zip((*CLAIM.ways, DROPOUT), (plain, shuffled(MODEL) | plain, {}), strict=True))
+    options: tuple[dict[str, object], ...] = ({}, shuffled(MODEL), {"objective.drop": 0.2})
+    ways = dict(zip((*CLAIM.ways, DROPOUT), options, strict=True))
     values: dict[str, list[float]] = {name: [] for name in (*ways, RANDOM, VOXELS)}
     with tempfile.TemporaryDirectory(prefix="zoo-claim-") as name:
         folder = Path(name)
