@@ -205,7 +205,7 @@ def test_a_full_disk(hub, token, folder, here, when):
     else:
         hub.before_commit = fill
     try:
-        with pytest.raises(StorageError, match="free some space|choose another folder"):
+        with pytest.raises(StorageError, match=r"free some space|choose another folder"):
             zoo.publish(folder, "org/digits", licence="MIT", public=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
