@@ -33,6 +33,7 @@ __all__ = [
     "Sample",
     "TokenEncoder",
     "Tokens",
+    "UniformEncoder",
     "VocabularyEncoder",
     "decode_label",
     "to_device",
@@ -119,6 +120,11 @@ class Preprocess(ABC):
         """One batch of several samples."""
 
     @property
+    def bound(self) -> Mapping[str, object]:
+        """Constants without which the weights mean something else: nobody may change them."""
+        return {}
+
+    @property
     def ready(self) -> bool:
         """False while something must still be learned from data (a tokenizer)."""
         return True
@@ -186,6 +192,7 @@ class Encoder(nn.Module, ABC):
     needs_words: ClassVar[str] = "an encoder"  # how an objective that needs this kind says so
     config_class: ClassVar[type]  # frozen dataclass: everything that shapes the encoder
     preprocess_class: ClassVar[type]  # frozen dataclass: the constants of its preprocessing
+    layout: ClassVar[str | None] = None  # of files of weights, where their names cannot tell it
     dim: int
     preprocess: Preprocess
     load_report: LoadReport | None = None
@@ -262,7 +269,13 @@ class TokenEncoder(Encoder):
         )
 
 
-class GridEncoder(TokenEncoder):
+class UniformEncoder(Encoder):
+    """An encoder of samples that are all of one shape, so that any of them stack."""
+
+    needs_words = "samples that are all of one shape"
+
+
+class GridEncoder(TokenEncoder, UniformEncoder):
     """A token encoder whose tokens lie on a fixed grid and carry the values they were made from."""
 
     needs_words = "tokens on a fixed grid that carry their own values"

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
@@ -39,8 +39,7 @@ class ViewContrastiveConfig:
 class ViewContrastive(Objective):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    # A batch of views is one of samples that are all of the same shape.
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = ViewContrastiveConfig
     compares_samples = True
 

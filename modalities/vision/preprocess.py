@@ -6,7 +6,7 @@ Notation: C channels, H and W pixels, S side of the encoder's input.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ class VisionPreprocessConfig:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float = 0.875  # side of the centre crop over the shorter side after resizing
+    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized alike
     # Training views: share of the area and aspect ratios of a random crop, chance of a mirror
     # image.
     scale: tuple[float, float] = (0.2, 1.0)
@@ -51,17 +52,18 @@ class VisionPreprocess(Preprocess):
                 raise ValueError(f"preprocess.{name} has {values} values for {in_chans} channels")
         self.config, self.img_size, self.in_chans = config, img_size, in_chans
 
+    @property
+    def bound(self) -> Mapping[str, object]:
+        """Pixel statistics and interpolation; how much is cropped is a matter of the protocol."""
+        return {name: getattr(self.config, name) for name in ("mean", "std", "interpolation")}
+
     def __call__(self, raw: Raw) -> Batch:
         """Shorter side to S / crop_pct, then the centre S x S; arrays are uint8 (H, W[, C])."""
-        image = self._read(raw)
-        resized = max(self.img_size, round(self.img_size / self.config.crop_pct))
-        _, h, w = image.shape
-        if (h, w) != (self.img_size, self.img_size):
-            factor = resized / min(h, w)
-            image = self._resize(image, (round(h * factor), round(w * factor)))
-            _, h, w = image.shape
-            top, left = (h - self.img_size) // 2, (w - self.img_size) // 2
-            image = image[:, top : top + self.img_size, left : left + self.img_size]
+        image, size = self._read(raw), self.img_size
+        if image.shape[1:] != (size, size):
+            image = self._resize(image, self._resized(*image.shape[1:]))
+            top, left = (round((side - size) / 2) for side in image.shape[1:])
+            image = image[:, top : top + size, left : left + size]
         return {"image": image.contiguous()}
 
     def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
@@ -106,6 +108,13 @@ class VisionPreprocess(Preprocess):
         if raw.shape[0] != self.in_chans:
             raise DataError(f"the image has {raw.shape[0]} channels, the encoder {self.in_chans}")
         return raw
+
+    def _resized(self, h: int, w: int) -> tuple[int, int]:
+        """Height and width before the centre crop, rounded down as torchvision and timm do."""
+        short = max(self.img_size, int(self.img_size / self.config.crop_pct))
+        if self.config.crop_mode == "squash":
+            return short, short
+        return int(short * h / min(h, w)), int(short * w / min(h, w))
 
     def _crop(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """RandomResizedCrop of torchvision with an explicit generator: ten tries, or the centre."""
