@@ -34,6 +34,8 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
+	$(BIN)/python -m zoo.benchmarks.speed.vision
+	$(BIN)/python -m zoo.benchmarks.speed.vision_step
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
+from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.pictures import side_by_side
@@ -32,6 +32,7 @@ __all__ = [
     "random_order",
     "reconstruction_loss",
     "squared_errors",
+    "unstacked",
 ]
 
 
@@ -41,6 +42,7 @@ class MAEConfig:
 
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
+    repeats: int = 1  # augmentations of a decoded sample, each with a mask of its own
     decoder: Literal["std", "swin"] = "std"  # the encoder's kind of block, or shifted windows
     decoder_dim: int = 512
     decoder_depth: int = 8
@@ -51,6 +53,8 @@ class MAEConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,10 @@ class Reconstruction:
 
 
 class MAE(Objective):
-    """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible."""
+    """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible.
+
+    Where samples are repeated every field is (B, R, ...).
+    """
 
     requires: ClassVar[type[Encoder]] = GridEncoder
     config_class: ClassVar[type] = MAEConfig
@@ -99,19 +106,27 @@ class MAE(Objective):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
 
+    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
+        """Augmented and masked; stacked where there are `repeats`: decoding takes most time."""
+        once = super().prepare
+        several = [once(sample, preprocess, generator) for _ in range(self.config.repeats)]
+        if len(several) == 1:
+            return several[0]
+        return {name: torch.stack([one[name] for one in several]) for name in several[0]}
+
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Adds `noise` (N,)."""
         return sample | {"noise": torch.rand(self.num_tokens, generator=generator)}
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean squared error over the hidden tokens."""
-        latent, tokens, order = self._encode(encoder, batch, self.num_visible)
+        latent, tokens, order = self._encode(encoder, unstacked(batch), self.num_visible)
         decoded = self._decode(latent, order)[:, self.num_visible :]
         return self._losses(self.decoder_pred(decoded), order[:, self.num_visible :], tokens)
 
     def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
         """Predictions for every token, visible ones too, in the tokens' own order."""
-        return self._reconstruct(encoder, batch, self.num_visible)
+        return self._reconstruct(encoder, unstacked(batch), self.num_visible)
 
     def fill_in(self, whole: Reconstruction) -> Tensor:
         """(B, N, P) in the input's space: visible tokens as they are, hidden ones predicted.
@@ -208,6 +223,13 @@ class MAE(Objective):
             x = x.take_along_dim(order.unsqueeze(-1), 1)
         normed: Tensor = self.decoder_norm(x)
         return normed
+
+
+def unstacked(batch: Batch) -> Batch:
+    """Repeated samples, every field (B, R, ...), as samples: (B * R, ...)."""
+    if "noise" not in batch or batch["noise"].ndim == 2:
+        return batch
+    return {name: value.flatten(0, 1) for name, value in batch.items()}
 
 
 def random_order(noise: Tensor) -> Tensor:

@@ -69,13 +69,36 @@ class VisionPreprocess(Preprocess):
     def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
         """A random crop resized to S x S, mirrored with probability `hflip`."""
         image = self._read(sample)
-        top, left, h, w = self._crop(image.shape[1], image.shape[2], generator)
-        image = self._resize(
-            image[:, top : top + h, left : left + w], (self.img_size, self.img_size)
-        )
+        image = self.crop(image, self.crop_box(*image.shape[1:], generator))
         if self.config.hflip > 0 and torch.rand((), generator=generator) < self.config.hflip:
             image = image.flip(-1)
         return {"image": image.contiguous()}
+
+    def crop(self, image: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        """A part of an image, (C, H, W) -> (C, S, S); the box is top, left, height, width."""
+        top, left, h, w = box
+        size = (self.img_size, self.img_size)
+        return self._resize(image[:, top : top + h, left : left + w], size)
+
+    def crop_box(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height, width: RandomResizedCrop of torchvision with an explicit generator.
+
+        After ten tries it is the centre, as much of it as the aspect ratios allow.
+        """
+        if self.config.scale == (1.0, 1.0) and h == w:
+            return 0, 0, h, w
+        low, high = (math.log(value) for value in self.config.ratio)
+        for _ in range(10):
+            share, skew, y, x = torch.rand(4, generator=generator).tolist()
+            smallest, largest = self.config.scale
+            area = h * w * (smallest + share * (largest - smallest))
+            ratio = math.exp(low + skew * (high - low))
+            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_w <= w and 0 < crop_h <= h:
+                return int(y * (h - crop_h + 1)), int(x * (w - crop_w + 1)), crop_h, crop_w
+        narrow, wide = self.config.ratio
+        crop_h, crop_w = min(h, round(w / narrow)), min(w, round(h * wide))
+        return (h - crop_h) // 2, (w - crop_w) // 2, crop_h, crop_w
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Every field stacked: image (B, C, S, S)."""
@@ -115,22 +138,6 @@ class VisionPreprocess(Preprocess):
         if self.config.crop_mode == "squash":
             return short, short
         return int(short * h / min(h, w)), int(short * w / min(h, w))
-
-    def _crop(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """RandomResizedCrop of torchvision with an explicit generator: ten tries, or the centre."""
-        if self.config.scale == (1.0, 1.0) and h == w:
-            return 0, 0, h, w
-        low, high = (math.log(value) for value in self.config.ratio)
-        for _ in range(10):
-            share, skew, y, x = torch.rand(4, generator=generator).tolist()
-            smallest, largest = self.config.scale
-            area = h * w * (smallest + share * (largest - smallest))
-            ratio = math.exp(low + skew * (high - low))
-            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < crop_w <= w and 0 < crop_h <= h:
-                return int(y * (h - crop_h + 1)), int(x * (w - crop_w + 1)), crop_h, crop_w
-        side = min(h, w)
-        return (h - side) // 2, (w - side) // 2, side, side
 
     def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(image.shape[1:]) == size:
