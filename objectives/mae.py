@@ -2,9 +2,10 @@
 
 Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before
 the decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with
-positions gathered to match, and only hidden patches are predicted. Transformers do not see order,
-so the function is the same; `reconstruct` gives the reference's form. AudioMAE's decoder of local
-windows (arXiv 2207.06405) does see it, and gets all tokens in their places, without the prefix.
+positions gathered to match, only hidden patches are predicted, and in the last block the others are
+only looked at. Transformers do not see order, so the function is the same; `reconstruct` gives the
+reference's form. AudioMAE's decoder of local windows (arXiv 2207.06405) does see it, and gets all
+tokens in their places, without the prefix.
 
 Works on any encoder with a fixed grid whose tokens carry the values they were made from.
 
@@ -53,8 +54,9 @@ class MAEConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        for name in ("repeats", "decoder_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +122,10 @@ class MAE(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean squared error over the hidden tokens."""
-        latent, tokens, order = self._encode(encoder, unstacked(batch), self.num_visible)
-        decoded = self._decode(latent, order)[:, self.num_visible :]
-        return self._losses(self.decoder_pred(decoded), order[:, self.num_visible :], tokens)
+        visible = self.num_visible
+        latent, tokens, order = self._encode(encoder, unstacked(batch), visible)
+        decoded = self._decode(latent, order, first=visible)
+        return self._losses(self.decoder_pred(decoded), order[:, visible:], tokens)
 
     def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
         """Predictions for every token, visible ones too, in the tokens' own order."""
@@ -199,8 +202,8 @@ class MAE(Objective):
         """(1, prefix + N, decoder_dim)."""
         return self.decoder_pos_embed
 
-    def _decode(self, latent: Tokens, order: Tensor) -> Tensor:
-        """(B, N, decoder_dim), tokens in `order`."""
+    def _decode(self, latent: Tokens, order: Tensor, *, first: int = 0) -> Tensor:
+        """(B, N - first, decoder_dim), tokens in `order` from `first` on."""
         x = self.decoder_embed(latent.x)
         mask = self.mask_token.to(x.dtype)
         if latent.valid is not None:  # what was never there is as good as hidden
@@ -213,16 +216,24 @@ class MAE(Objective):
         places = body.expand(len(x), -1, -1).take_along_dim(order.unsqueeze(-1), 1)
         x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
         if self.config.decoder == "std":
-            for block in self.decoder_blocks:
-                x = block(x, attention)
-            x = x[:, latent.prefix :]
+            x = self._attended(x, latent.prefix + first)
         else:
             x = x[:, latent.prefix :].take_along_dim(order.argsort(dim=1).unsqueeze(-1), 1)
             for block in self.decoder_blocks:
                 x = block(x)
-            x = x.take_along_dim(order.unsqueeze(-1), 1)
+            x = x.take_along_dim(order[:, first:].unsqueeze(-1), 1)
         normed: Tensor = self.decoder_norm(x)
         return normed
+
+    def _attended(self, x: Tensor, first: int) -> Tensor:
+        """(B, T, decoder_dim) through the blocks -> tokens from `first` on.
+
+        In training the last block gives no others. FLOPs are counted in eval mode: the model's own.
+        """
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            x = block(x, attention)
+        return last(x, attention, first) if self.training else last(x, attention)[:, first:]
 
 
 def unstacked(batch: Batch) -> Batch:

@@ -77,7 +77,7 @@ def difference(preprocess: VisionPreprocess, files: list[bytes]) -> tuple[float,
     for data in files:
         image = codec.decode({"jpg": data})["image"]
         assert isinstance(image, Tensor)
-        box = preprocess.crop_box(*image.shape[1:], generator)
+        box = preprocess.crop_box(*SHAPE, generator)
         theirs = crop(Image.open(io.BytesIO(data)).convert("RGB"), *box, [SIZE, SIZE], _bicubic())
         mine = preprocess.crop(image, box).permute(1, 2, 0).numpy()
         found.append(np.abs(mine.astype(int) - np.asarray(theirs)))

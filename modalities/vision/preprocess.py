@@ -60,8 +60,9 @@ class VisionPreprocess(Preprocess):
     def __call__(self, raw: Raw) -> Batch:
         """Shorter side to S / crop_pct, then the centre S x S; arrays are uint8 (H, W[, C])."""
         image, size = self._read(raw), self.img_size
-        if image.shape[1:] != (size, size):
-            image = self._resize(image, self._resized(*image.shape[1:]))
+        _, h, w = image.shape
+        if (h, w) != (size, size):
+            image = self._resize(image, self._resized(h, w))
             top, left = (round((side - size) / 2) for side in image.shape[1:])
             image = image[:, top : top + size, left : left + size]
         return {"image": image.contiguous()}
@@ -69,7 +70,8 @@ class VisionPreprocess(Preprocess):
     def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
         """A random crop resized to S x S, mirrored with probability `hflip`."""
         image = self._read(sample)
-        image = self.crop(image, self.crop_box(*image.shape[1:], generator))
+        _, h, w = image.shape
+        image = self.crop(image, self.crop_box(h, w, generator))
         if self.config.hflip > 0 and torch.rand((), generator=generator) < self.config.hflip:
             image = image.flip(-1)
         return {"image": image.contiguous()}

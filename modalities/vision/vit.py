@@ -9,6 +9,7 @@ P = patch_size**2 * C.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from zoo.modalities.contracts import Batch, Tokens
 from zoo.modalities.patch_vit import PatchViT, PatchViTConfig, unpatchify
@@ -107,14 +108,23 @@ class ViT(PatchViT):
         return (pixels[:, :channels] * 255).round().clamp(0, 255).byte().movedim(1, -1)
 
     def adapt(self, state: dict[str, Tensor]) -> tuple[str, ...]:
-        """Resizes the position table of a file that was made for another image size."""
+        """Resizes a position table made for another image size, and replaces the final norm.
+
+        Weights without `fc_norm` get a new one, as when MAE's pretrained weights are fine-tuned.
+        """
+        changed = []
         table = state.get("pos_embed")
-        if table is None or table.shape == self.pos_embed.shape:
-            return ()
-        state["pos_embed"] = resize_positions(
-            table,
-            self.grid,
-            prefix=self.num_prefix_tokens,
-            antialias=self.config.pos_antialias,
-        )
-        return ("pos_embed",)
+        if table is not None and table.shape != self.pos_embed.shape:
+            state["pos_embed"] = resize_positions(
+                table,
+                self.grid,
+                prefix=self.num_prefix_tokens,
+                antialias=self.config.pos_antialias,
+            )
+            changed.append("pos_embed")
+        if self.config.pool == "mean_norm" and "fc_norm.weight" not in state:
+            for name, value in (("weight", 1.0), ("bias", 0.0)):
+                if state.pop(f"norm.{name}", None) is not None:
+                    state[f"fc_norm.{name}"] = torch.full((self.dim,), value)
+                    changed.append(f"fc_norm.{name}")
+        return tuple(changed)
