@@ -245,7 +245,9 @@ class _Trial:
 
     def words(self, labels: Labels) -> str:
         """How it was trained."""
-        recipe, loss = self.recipe, "cross-entropy" if labels.ndim == 1 else "asymmetric loss"
+        recipe = self.recipe
+        losses = {"asymmetric": "asymmetric loss", "bce": "binary cross-entropy"}
+        loss = "cross-entropy" if labels.ndim == 1 else losses[recipe.several]
         scaled = {True: "standardised", False: "as they are", "batch": "standardised by batch"}
         shots = "all samples" if self.shots is None else f"{self.shots} shots a class"
         return (

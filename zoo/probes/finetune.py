@@ -101,8 +101,8 @@ def finetune(
             batch = encoder.preprocess.collate(views)
             wanted = held(batch, targets[part])
             logits = model(to_device(batch, samples.device))
-            loss = classification_loss(logits, wanted.to(samples.device)) + head.penalty()
-            update(optimizer, loss, schedule(step), recipe.clip_grad)
+            loss = classification_loss(logits, wanted.to(samples.device), recipe.several)
+            update(optimizer, loss + head.penalty(), schedule(step), recipe.clip_grad)
             step += 1
     return model.eval()
 

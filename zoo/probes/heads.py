@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from zoo.errors import UsageError
-from zoo.probes.losses import classification_loss
+from zoo.probes.losses import Several, classification_loss
 from zoo.probes.metrics import Scores
 from zoo.registry.recipe import TrainRecipe
 from zoo.training.groups import Group, parameter_groups
@@ -47,6 +47,7 @@ class HeadRecipe:
     warmup: float = 0.067  # share of the steps
     clip_grad: float = 2.0  # inf: not at all
     optimizer: Literal["adamw", "lars"] = "adamw"
+    several: Several = "asymmetric"  # the loss where samples have any number of labels
     # Features to mean 0 and deviation 1 over the training set, or over each batch, as BatchNorm.
     standardize: bool | Literal["batch"] = True
     # What kNN and linear probes see: what the encoder pools itself, or the mean over its tokens
@@ -170,7 +171,8 @@ def fit(
     model.train()
     for step, index in enumerate(order):
         logits = model(features[index].to(device).float())
-        loss = classification_loss(logits, targets[index].to(device)) + head.penalty()
+        loss = classification_loss(logits, targets[index].to(device), recipe.several)
+        loss = loss + head.penalty()
         update(optimizer, loss, schedule(step), recipe.clip_grad)
         yield loss.detach()
 
