@@ -162,8 +162,9 @@ def _protocol(plan: _Plan) -> str:
     steps = recipe.epochs * math.ceil(FEW / recipe.batch_size)
     return (
         f"Means over {plan.seeds} seeds, each with its own weights and {FEW} labelled bodies; "
-        f"{plan.bodies['test']} unseen bodies. The recipes were chosen on other seeds and other "
-        f"bodies. Composition: the share of a random crop of {CROP}³ voxels that each organ fills, "
+        f"{plan.bodies['test']} unseen bodies. The recipes were chosen on other seeds and "
+        "bodies, but for VoCo's dropout, which was left out after a look at these. "
+        f"Composition: the share of a random crop of {CROP}³ voxels that each organ fills, "
         f"ridge regression from frozen pooled features of {CROPS} crops a body. Dice: a U-Net "
         f"that is trained for {steps} steps from the encoder's weights, MONAI's DiceCE loss and "
         "Dice, mean over organs. Random weights are those that a run began with. Shuffled "
