@@ -4,8 +4,9 @@ TabUnit makes tokens of (column name, type, value); a post-norm transformer with
 reads them, so that the order of columns does not matter. Paper and released code differ; here the
 code is followed (column vector c = c0 + gate * type; `[CLS]`, column vectors, then value pieces).
 
-DEVIATION, as options that the small card uses: `tokens="cells"` makes one token a cell, and
-`numbers` other than "digits" embed the standardised number instead of spelling it.
+DEVIATION, as options that the small card uses: `tokens="cells"` makes one token a cell, `numbers`
+other than "digits" embed the standardised number instead of spelling it, and `order="rolled"` tells
+"pixel 1 2" from "pixel 2 1", which a mean over pieces with added positions nearly cannot.
 
 Notation: B rows, M cells, C columns, V distinct strings, P pieces of one, T tokens of a packed
 batch, E width of embeddings, D width of the encoder.
@@ -52,6 +53,7 @@ class UniTabEConfig:
     numbers: Literal["digits", "linear", "periodic", "plr", "ple", "named"] = "digits"
     frequencies: int = 48  # periodic, plr
     sigma: float = 0.1  # periodic, plr: spread of the frequencies
+    order: Literal["added", "rolled"] = "added"  # how a piece shows its place: sinusoid, or rolled
     pool: Literal["cls", "mean"] = "cls"
     norm_eps: float = 1e-5
 
@@ -63,10 +65,15 @@ class UniTabEConfig:
 
 
 class WordEmbedding(nn.Module):
-    """LN(table[id] * sqrt(E) + sinusoid(position)); positions count from 0 in each cell."""
+    """LN(table[id] * sqrt(E) + sinusoid(position)); positions count from 0 in each cell.
 
-    def __init__(self, vocab_size: int, dim: int, *, eps: float) -> None:
+    With `rolled` no sinusoid is added: the vector is shifted cyclically by its position, which
+    binds a piece to its place also in a mean over pieces (Sahlgren et al. 2008).
+    """
+
+    def __init__(self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False) -> None:
         super().__init__()
+        self.rolled = rolled
         self.table = nn.Embedding(vocab_size, dim, _weight=torch.empty(vocab_size, dim))
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.dim = dim
@@ -74,7 +81,13 @@ class WordEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(N, P) -> (N, P, E)."""
         x = self.table(ids) * self.dim**0.5
-        return self.norm(x + sinusoid(ids.shape[-1], self.dim).to(x))
+        length = ids.shape[-1]
+        if not self.rolled:
+            return self.norm(x + sinusoid(length, self.dim).to(x))
+        places = torch.arange(self.dim, device=x.device)
+        shifted = (places - torch.arange(length, device=x.device)[:, None]) % self.dim
+        out: Tensor = self.norm(x).take_along_dim(shifted.unsqueeze(0), -1)
+        return out
 
 
 def sinusoid(length: int, dim: int) -> Tensor:
@@ -95,7 +108,8 @@ class TabUnit(nn.Module):
     def __init__(self, config: UniTabEConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps)
+        rolled = config.order == "rolled"
+        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps, rolled=rolled)
         self.types = nn.Embedding(config.types, dim)
         self.fuse = _gate(dim, config.dim)
         self.link = _gate(dim, config.dim)

@@ -16,6 +16,7 @@ from zoo.tabular import pretrain_tables, write_tables
 PAPER = {"tokens": "pieces", "numbers": "digits", "pool": "cls"}
 TASKS = {
     "masked_cells": ({"name": "masked_cells"}, {}),
+    "with_recall": ({"name": "masked_cells", "recall": 1.0}, {"order": "rolled"}),
     "with_contrast": ({"name": "masked_cells", "contrast": 1.0}, {}),
     "scarf": ({"name": "scarf"}, {}),
     "unitabe": ({"name": "unitabe"}, PAPER),
@@ -77,12 +78,12 @@ def test_hidden_values_do_not_leak():
     hidden = batch["cell_value"] == HIDDEN
     assert (batch["cell_number"][hidden] == 0).all()
     assert torch.equal(hidden.nonzero().flatten(), batch["target_index"])
-    assert (batch["target_value"] != MISSING).all()
+    assert (batch["true_value"][hidden] != MISSING).all()
     share = hidden.float().mean() / (batch["cell_value"] != MISSING).float().mean()
     assert 0.3 < share < 0.5
-    strings = batch["target_value"] >= 2
-    owners = batch["value_column"][batch["target_value"][strings] - 2]
-    assert torch.equal(owners, batch["target_column"][strings])
+    strings = hidden & (batch["true_value"] >= 2)
+    owners = batch["value_column"][batch["true_value"][strings] - 2]
+    assert torch.equal(owners, batch["cell_column"][strings])
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 30])
