@@ -26,8 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize
 from zoo.modalities.contracts import Batch, Encoder
-from zoo.modalities.tabular.encoder import UniTabE, mean_pieces
-from zoo.modalities.tabular.preprocess import HIDDEN, MISSING, NUMBER, SPECIAL_VALUES, take_cells
+from zoo.modalities.tables import (
+    HIDDEN,
+    MISSING,
+    NUMBER,
+    SPECIAL_VALUES,
+    TableEncoder,
+    take_cells,
+)
 from zoo.objectives.column_views import column_views, repeat_rows
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import nt_xent
@@ -54,23 +60,23 @@ class MaskedCellsConfig:
 class MaskedCells(Objective):
     """Batches need from `views` what `hide` adds."""
 
-    requires: ClassVar[type[Encoder]] = UniTabE
+    requires: ClassVar[type[Encoder]] = TableEncoder
     config_class = MaskedCellsConfig
     compares_samples = True
 
     def __init__(self, config: MaskedCellsConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, UniTabE)
-        if encoder.config.tokens != "cells":
+        assert isinstance(encoder, TableEncoder)
+        if not encoder.token_a_cell:
             raise ValueError("masked_cells needs one token a cell: set encoder.tokens=cells")
         self.config = config
         self.dense = nn.Linear(encoder.dim, encoder.dim)
         self.norm = nn.LayerNorm(encoder.dim)
         self.number = nn.Linear(encoder.dim, 1)
-        self.query = nn.Linear(encoder.dim, encoder.config.embed_dim)
+        self.query = nn.Linear(encoder.dim, encoder.embed_dim)
         if config.recall:
             self.recall = nn.Linear(encoder.dim, encoder.dim)
-            self.key = nn.Linear(encoder.config.embed_dim, encoder.dim)
+            self.key = nn.Linear(encoder.embed_dim, encoder.dim)
 
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Hides cells; with the contrastive term, of two column subsets of each row in turn."""
@@ -86,7 +92,7 @@ class MaskedCells(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The weighted sum of all terms; parts `numbers`, `strings`, `recall` and `contrast`."""
-        assert isinstance(encoder, UniTabE)
+        assert isinstance(encoder, TableEncoder)
         features = encoder(batch)
         index = batch["target_index"]
         x = self._head(features.tokens[0, index])
@@ -104,7 +110,7 @@ class MaskedCells(Objective):
         return Losses(total=total, parts=parts)
 
     def _errors(
-        self, encoder: UniTabE, batch: Batch, index: Tensor, numbers: Tensor, states: Tensor
+        self, encoder: TableEncoder, batch: Batch, index: Tensor, numbers: Tensor, states: Tensor
     ) -> dict[str, Tensor]:
         """Of predicted numbers (K,) and states (K, D) of the cells at `index` (K,), by type."""
         value, parts = batch["true_value"][index], {}
@@ -117,22 +123,22 @@ class MaskedCells(Objective):
             parts["strings"] = cross_entropy(scores, value[textual] - SPECIAL_VALUES)
         return parts
 
-    def _recall(self, encoder: UniTabE, batch: Batch, pooled: Tensor) -> dict[str, Tensor]:
+    def _recall(self, encoder: TableEncoder, batch: Batch, pooled: Tensor) -> dict[str, Tensor]:
         """Errors of all cells, told by pooled vectors (R, D) and columns."""
         index = (batch["true_value"] != MISSING).nonzero().flatten()
         lengths = batch["lengths"]
         rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(index.device)
-        keys = self.key(encoder.unit.columns(batch["names"], batch["types"]))
+        keys = self.key(encoder.columns(batch["names"], batch["types"]))
         states = self.recall(pooled)[rows[index]] * keys[batch["cell_column"][index]]
         return self._errors(encoder, batch, index, states.sum(-1) / states.shape[-1] ** 0.5, states)
 
-    def scores(self, encoder: UniTabE, batch: Batch, x: Tensor, columns: Tensor) -> Tensor:
+    def scores(self, encoder: TableEncoder, batch: Batch, x: Tensor, columns: Tensor) -> Tensor:
         """(K, V) float32: how well each string fits, -inf where it is of another column."""
-        words = mean_pieces(encoder.unit.words(batch["values"]), batch["values"])
+        words = encoder.strings(batch["values"])
         scores = self.query(x) @ words.T / words.shape[-1] ** 0.5
         return scores.float().masked_fill(columns[:, None] != batch["value_column"], -torch.inf)
 
-    def predict(self, encoder: UniTabE, batch: Batch) -> tuple[Tensor, Tensor]:
+    def predict(self, encoder: TableEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """(M,) numbers and (M, D) states of all cells, as hidden ones would be predicted."""
         x = self._head(encoder(batch).tokens[0])
         return self.number(x).squeeze(-1), x

@@ -15,15 +15,16 @@ batch, E width of embeddings, D width of the encoder.
 import math
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
-from zoo.modalities.contracts import Batch, Features, TokenEncoder, Tokens, batch_starts, to_device
+from zoo.modalities.contracts import Batch, Features, Tokens, batch_starts, to_device
 from zoo.modalities.packing import Packed
+from zoo.modalities.tables import TableEncoder
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
 from zoo.modalities.tabular.read import read_table
@@ -168,14 +169,13 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.fc2(self.fc1(x).relu()))
 
 
-class UniTabE(TokenEncoder):
+class UniTabE(TableEncoder):
     """Cells -> TabUnit -> post-norm transformer; rows of different tables packed end to end.
 
     A batch is what `TabularPreprocess` describes.
     """
 
     modality = "tabular"
-    needs_words: ClassVar[str] = "the cells of tables"
     config_class = UniTabEConfig
     preprocess_class = TabularPreprocessConfig
     num_prefix_tokens = 1
@@ -183,7 +183,9 @@ class UniTabE(TokenEncoder):
 
     def __init__(self, config: UniTabEConfig, preprocess: TabularPreprocessConfig) -> None:
         super().__init__()
-        self.config, self.dim = config, config.dim
+        self.config, self.dim, self.embed_dim = config, config.dim, config.embed_dim
+        self.token_a_cell = config.tokens == "cells"
+        self.spells = config.numbers == "digits" and config.pool == "cls"
         self.preprocess = TabularPreprocess(
             preprocess,
             vocab_size=config.vocab_size,
@@ -205,9 +207,22 @@ class UniTabE(TokenEncoder):
         bound = self.config.embed_dim**-0.5
         nn.init.uniform_(self.cls_token, -bound, bound)
 
+    @property
+    def piece_table(self) -> Tensor:
+        """(vocab_size, E) vectors of word pieces, before any norm."""
+        return self.unit.words.table.weight
+
+    def columns(self, names: Tensor, types: Tensor) -> Tensor:
+        """Names (C, P) and types (C,) -> (C, E)."""
+        return self.unit.columns(names, types)
+
+    def strings(self, values: Tensor) -> Tensor:
+        """(V, P) word pieces -> (V, E)."""
+        return mean_pieces(self.unit.words(values), values)
+
     def cells(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors of all tokens but the class token, (T, E), and each row's count (B,)."""
-        columns = self.unit.columns(batch["names"], batch["types"])
+        columns = self.columns(batch["names"], batch["types"])
         linked = self.unit.link(columns) * columns
         ids = self._value_ids(batch["values"])
         words = self.unit.words(ids)

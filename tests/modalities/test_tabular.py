@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo.modalities.contracts import to_device
+from zoo.modalities.tables import MISSING, take_cells
 from zoo.modalities.tabular.codec import TabularCodec
-from zoo.modalities.tabular.preprocess import MISSING, take_cells
 from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import concatenate
 from zoo.modalities.tabular.words import Words

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from zoo.modalities.tabular.preprocess import HIDDEN, MISSING
+from zoo.modalities.tables import HIDDEN, MISSING
 from zoo.modalities.tabular.read import read_table
 from zoo.objectives.column_views import column_views, partition
 from zoo.objectives.unitabe import choose, hidden_count
