@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils.rnn import pad_sequence
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, Tokens
 from zoo.modalities.tables import (
     END,
     HIDDEN,
@@ -151,11 +151,7 @@ class UniTabEObjective(Objective):
         """Cross-entropy over the target's pieces, and the contrastive term; parts of both."""
         assert isinstance(encoder, TableEncoder)
         encoded = encoder.encode(encoder.tokenize(batch))
-        assert encoded.lengths is not None
-        rows = encoded.x[0].split(encoded.lengths.tolist())[::_VIEWS]
-        x = pad_sequence([*rows], batch_first=True)
-        sizes = encoded.lengths[::_VIEWS].to(x.device)
-        valid = torch.arange(x.shape[1], device=x.device) < sizes[:, None]
+        x, valid = _padded(encoded, _VIEWS)
         table = encoder.piece_table
         pooled = encoder.pool(encoded).unflatten(0, (-1, _VIEWS))
         prompts, targets = batch["prompts"], batch["targets"]
@@ -169,9 +165,45 @@ class UniTabEObjective(Objective):
         total = parts["cells"] + self.config.contrast * parts["contrast"]
         return Losses(total=total, parts=parts)
 
+    def log_likelihoods(
+        self, encoder: TableEncoder, batch: Batch, prompt: Tensor, options: Tensor
+    ) -> Tensor:
+        """How likely each option is what the decoder spells.
+
+        Args:
+            encoder: trained with this objective.
+            batch: rows, once each.
+            prompt: (P,) pieces, the same for all rows.
+            options: (K, S) pieces of each option and its end, padded.
+
+        Returns:
+            (R, K) float32, natural logarithms.
+        """
+        encoded = encoder.encode(encoder.tokenize(batch))
+        x, valid = _padded(encoded, 1)
+        table, pooled = encoder.piece_table, encoder.pool(encoded)
+        asked = table[prompt].expand(len(x), -1, -1)
+        context = self.decoder.context(x, valid, asked, (prompt != PAD).expand(len(x), -1))
+        found = []
+        for option in options:
+            shown = torch.cat([option.new_full((1,), START), option[:-1]])
+            logits = self.decoder(pooled, context, table[shown].expand(len(x), -1, -1), table)
+            target = option.expand(len(x), -1)
+            lost = cross_entropy(logits.mT.float(), target, ignore_index=PAD, reduction="none")
+            found.append(-lost.sum(1))
+        return torch.stack(found, dim=1)
+
     def count(self, batch: Batch) -> int:
         """Rows."""
         return len(batch["targets"])
+
+
+def _padded(encoded: Tokens, every: int) -> tuple[Tensor, Tensor]:
+    """Tokens (R, N, D) of every so-manieth row of a packed batch, and (R, N) True at real ones."""
+    assert encoded.lengths is not None
+    x = pad_sequence([*encoded.x[0].split(encoded.lengths.tolist())[::every]], batch_first=True)
+    sizes = encoded.lengths[::every].to(x.device)
+    return x, torch.arange(x.shape[1], device=x.device) < sizes[:, None]
 
 
 def spelling_loss(logits: Tensor, targets: Tensor) -> Tensor:
