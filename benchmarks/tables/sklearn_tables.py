@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bar", nargs="+", default=[*BARS], choices=[*BARS])
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--splits", type=int, default=10, help="of the 10, from the first on")
-    parser.add_argument("--steps", type=int, default=300, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=600, help="of pretraining")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the lines of JSON")
     parser.add_argument("--judge", action="store_true", help="score nothing more")
     parser.add_argument("--quick", action="store_true", help="one split of iris, hardly trained")

@@ -49,7 +49,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         *,
         mode: Literal["probe", "finetune"] = "probe",
         raw: bool = True,
-        pretrain_steps: int = 300,
+        pretrain_steps: int = 600,
         epochs: int = 20,
         columns: Literal["strict", "flexible"] = "strict",
         kinds: dict[str, Kind] | None = None,
