@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder
-from zoo.modalities.tabular.encoder import UniTabE
+from zoo.modalities.tables import TableEncoder
 from zoo.objectives.column_views import repeat_rows
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import nt_xent
@@ -38,7 +38,7 @@ class ScarfConfig:
 class Scarf(Objective):
     """Batches hold each row twice in turn: as it is, and corrupted."""
 
-    requires: ClassVar[type[Encoder]] = UniTabE
+    requires: ClassVar[type[Encoder]] = TableEncoder
     config_class = ScarfConfig
     compares_samples = True
 

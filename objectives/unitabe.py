@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils.rnn import pad_sequence
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
-from zoo.modalities.tabular.encoder import UniTabE
-from zoo.modalities.tabular.preprocess import (
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, Tokens
+from zoo.modalities.tables import (
+    END,
     HIDDEN,
     MISSING,
+    PAD,
     SPECIAL_VALUES,
-    TabularPreprocess,
-    table_of,
+    START,
+    TableEncoder,
+    TablePreprocess,
     take_cells,
 )
-from zoo.modalities.tabular.words import Words
 from zoo.objectives.column_views import column_views, repeat_rows
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import nt_xent
@@ -110,32 +111,32 @@ def _mlp(width: int, dim: int) -> nn.Sequential:
 class UniTabEObjective(Objective):
     """Batches hold each row three times in turn, and `prompts` (R, P), `targets` (R, S)."""
 
-    requires: ClassVar[type[Encoder]] = UniTabE
+    requires: ClassVar[type[Encoder]] = TableEncoder
     config_class = UniTabEObjectiveConfig
     compares_samples = True
 
     def __init__(self, config: UniTabEObjectiveConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, UniTabE)
-        if encoder.config.numbers != "digits" or encoder.config.pool != "cls":
+        assert isinstance(encoder, TableEncoder)
+        if not encoder.spells:
             raise ValueError(
                 "unitabe spells values from the class token: set encoder.numbers=digits and "
                 "encoder.pool=cls, or take the objective masked_cells"
             )
         self.config = config
-        self.decoder = Decoder(encoder.dim, encoder.config.embed_dim, config.decoder_depth)
+        self.decoder = Decoder(encoder.dim, encoder.word_dim, config.decoder_depth)
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Hides cells of each row, and asks for one of them."""
-        assert isinstance(preprocess, TabularPreprocess)
+        assert isinstance(preprocess, TablePreprocess)
         block = preprocess.augment(sample, generator)
         rows, columns = len(block["lengths"]), len(block["names"])
         values = block["cell_value"].view(rows, columns)
         hidden, target = choose(values != MISSING, generator)
         wanted = values.gather(1, target[:, None]).squeeze(1)
-        names = [column.name for column in table_of(sample).columns]
+        names = preprocess.column_names(sample)
         prompts = [self.config.prompt.format(column=names[i]) for i in target.tolist()]
-        ids = preprocess.words.encode(prompts, self.config.prompt_pieces)
+        ids = preprocess.pieces(prompts, self.config.prompt_pieces)
         config = self.config
         both = column_views(rows, columns, config.partitions, config.overlap, generator)
         keep = torch.cat([torch.ones(rows, 1, columns, dtype=torch.bool), both], dim=1)
@@ -148,18 +149,14 @@ class UniTabEObjective(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Cross-entropy over the target's pieces, and the contrastive term; parts of both."""
-        assert isinstance(encoder, UniTabE)
+        assert isinstance(encoder, TableEncoder)
         encoded = encoder.encode(encoder.tokenize(batch))
-        assert encoded.lengths is not None
-        rows = encoded.x[0].split(encoded.lengths.tolist())[::_VIEWS]
-        x = pad_sequence([*rows], batch_first=True)
-        sizes = encoded.lengths[::_VIEWS].to(x.device)
-        valid = torch.arange(x.shape[1], device=x.device) < sizes[:, None]
-        table = encoder.unit.words.table.weight
+        x, valid = _padded(encoded, _VIEWS)
+        table = encoder.piece_table
         pooled = encoder.pool(encoded).unflatten(0, (-1, _VIEWS))
         prompts, targets = batch["prompts"], batch["targets"]
-        context = self.decoder.context(x, valid, table[prompts], prompts != Words.pad_id)
-        start = torch.full_like(targets[:, :1], Words.start_id)
+        context = self.decoder.context(x, valid, table[prompts], prompts != PAD)
+        start = torch.full_like(targets[:, :1], START)
         shown = table[torch.cat([start, targets[:, :-1]], dim=1)]
         logits = self.decoder(pooled[:, 0], context, shown, table)
         parts = {"cells": spelling_loss(logits, targets)}
@@ -168,14 +165,50 @@ class UniTabEObjective(Objective):
         total = parts["cells"] + self.config.contrast * parts["contrast"]
         return Losses(total=total, parts=parts)
 
+    def log_likelihoods(
+        self, encoder: TableEncoder, batch: Batch, prompt: Tensor, options: Tensor
+    ) -> Tensor:
+        """How likely each option is what the decoder spells.
+
+        Args:
+            encoder: trained with this objective.
+            batch: rows, once each.
+            prompt: (P,) pieces, the same for all rows.
+            options: (K, S) pieces of each option and its end, padded.
+
+        Returns:
+            (R, K) float32, natural logarithms.
+        """
+        encoded = encoder.encode(encoder.tokenize(batch))
+        x, valid = _padded(encoded, 1)
+        table, pooled = encoder.piece_table, encoder.pool(encoded)
+        asked = table[prompt].expand(len(x), -1, -1)
+        context = self.decoder.context(x, valid, asked, (prompt != PAD).expand(len(x), -1))
+        found = []
+        for option in options:
+            shown = torch.cat([option.new_full((1,), START), option[:-1]])
+            logits = self.decoder(pooled, context, table[shown].expand(len(x), -1, -1), table)
+            target = option.expand(len(x), -1)
+            lost = cross_entropy(logits.mT.float(), target, ignore_index=PAD, reduction="none")
+            found.append(-lost.sum(1))
+        return torch.stack(found, dim=1)
+
     def count(self, batch: Batch) -> int:
         """Rows."""
         return len(batch["targets"])
 
 
+def _padded(encoded: Tokens, every: int) -> tuple[Tensor, Tensor]:
+    """Tokens (R, N, D) of every so-manieth row of a packed batch, and (R, N) True at real ones."""
+    assert encoded.lengths is not None
+    x = pad_sequence([*encoded.x[0].split(encoded.lengths.tolist())[::every]], batch_first=True)
+    sizes = encoded.lengths[::every].to(x.device)
+    return x, torch.arange(x.shape[1], device=x.device) < sizes[:, None]
+
+
 def spelling_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over the pieces (R, S) that are no padding."""
-    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=Words.pad_id)
+    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD)
 
 
 def choose(present: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -208,10 +241,10 @@ def _spelled(values: Tensor, wanted: Tensor) -> Tensor:
     targets = []
     for value in wanted.tolist():
         row = values[value - SPECIAL_VALUES] if value >= SPECIAL_VALUES else values[:0, 0]
-        end = [Words.end_id] if value >= SPECIAL_VALUES else []
-        targets.append(torch.cat([row[row != Words.pad_id], torch.tensor(end, dtype=torch.int64)]))
+        end = [END] if value >= SPECIAL_VALUES else []
+        targets.append(torch.cat([row[row != PAD], torch.tensor(end, dtype=torch.int64)]))
     return _pad(targets)
 
 
 def _pad(ids: Sequence[Tensor]) -> Tensor:
-    return pad_sequence([*ids], batch_first=True, padding_value=Words.pad_id)
+    return pad_sequence([*ids], batch_first=True, padding_value=PAD)

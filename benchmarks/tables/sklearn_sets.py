@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "draws",
     "drop_order",
+    "generated",
     "hidden_cells",
     "load",
     "mixed_view",
@@ -168,3 +169,19 @@ def mixed_view(data: Dataset) -> Table:
         for column, values in zip(table.columns, cells, strict=True)
     )
     return Table(columns, tuple(cells), table.rows)
+
+
+def generated(count: int, *, rows: int = 256) -> dict[str, Table]:
+    """Tables of a few hidden factors and noise, whose columns have meaningless names."""
+    generator = np.random.default_rng(0)
+    tables = {}
+    for i in range(count):
+        width = int(generator.integers(4, 33))
+        factors = int(generator.integers(1, min(6, width) + 1))
+        loadings = generator.normal(size=(factors, width)) / factors**0.5
+        noise = generator.uniform(0.2, 1.0) * generator.normal(size=(rows, width))
+        x = generator.normal(size=(rows, factors)) @ loadings + noise
+        letters = generator.integers(ord("a"), ord("z") + 1, (width, 4))
+        names = dict.fromkeys("".join(map(chr, word)) for word in letters.tolist())
+        tables[f"generated {i}"] = read_table(dict(zip(names, x.T.tolist(), strict=False)))
+    return tables

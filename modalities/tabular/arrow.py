@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from zoo.modalities.bounds import decoding
-from zoo.modalities.tabular.read import objects, strings
+from zoo.modalities.tabular.read import EXACT, objects, strings
 from zoo.modalities.tabular.table import Cells, Table
 
 from zoo.errors import DataError, UsageError
@@ -154,6 +154,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _integers(column: pa.ChunkedArray) -> Cells:
     """As numbers where float64 holds them all exactly, else as text."""
+    if not column.null_count:  # numpy's conversion is faster than a checked cast
+        whole = column.to_numpy()
+        numbers = whole.astype(np.float64)
+        if not numbers.size or np.abs(numbers).max() < EXACT:
+            return Cells(numbers, whole=True)
     try:
         numbers = column.cast(pa.float64())
     except pa.ArrowInvalid:
@@ -172,7 +177,7 @@ def _dictionary(array: pa.DictionaryArray) -> Cells:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     array.dictionary.validate(full=True)
-    levels = array.dictionary.to_pylist()
+    levels = array.dictionary.to_numpy(zero_copy_only=False).tolist()  # to_pylist is slower
     codes = array.indices
     if codes.null_count:
         codes = (

@@ -4,8 +4,9 @@ TabUnit makes tokens of (column name, type, value); a post-norm transformer with
 reads them, so that the order of columns does not matter. Paper and released code differ; here the
 code is followed (column vector c = c0 + gate * type; `[CLS]`, column vectors, then value pieces).
 
-DEVIATION, as options that the small card uses: `tokens="cells"` makes one token a cell, and
-`numbers` other than "digits" embed the standardised number instead of spelling it.
+DEVIATION, as options that the small card uses: `tokens="cells"` makes one token a cell, `numbers`
+other than "digits" embed the standardised number instead of spelling it, and `order="rolled"` tells
+"pixel 1 2" from "pixel 2 1", which a mean over pieces with added positions nearly cannot.
 
 Notation: B rows, M cells, C columns, V distinct strings, P pieces of one, T tokens of a packed
 batch, E width of embeddings, D width of the encoder.
@@ -14,16 +15,17 @@ batch, E width of embeddings, D width of the encoder.
 import math
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
-from zoo.modalities.contracts import Batch, Features, TokenEncoder, Tokens, to_device
+from zoo.modalities.contracts import Batch, Features, Tokens, to_device
 from zoo.modalities.packing import Packed
 from zoo.modalities.progress import batch_starts
+from zoo.modalities.tables import TableEncoder
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
 from zoo.modalities.tabular.read import read_table
@@ -53,6 +55,7 @@ class UniTabEConfig:
     numbers: Literal["digits", "linear", "periodic", "plr", "ple", "named"] = "digits"
     frequencies: int = 48  # periodic, plr
     sigma: float = 0.1  # periodic, plr: spread of the frequencies
+    order: Literal["added", "rolled"] = "added"  # how a piece shows its place: sinusoid, or rolled
     pool: Literal["cls", "mean"] = "cls"
     norm_eps: float = 1e-5
 
@@ -64,10 +67,15 @@ class UniTabEConfig:
 
 
 class WordEmbedding(nn.Module):
-    """LN(table[id] * sqrt(E) + sinusoid(position)); positions count from 0 in each cell."""
+    """LN(table[id] * sqrt(E) + sinusoid(position)); positions count from 0 in each cell.
 
-    def __init__(self, vocab_size: int, dim: int, *, eps: float) -> None:
+    With `rolled` no sinusoid is added: the vector is shifted cyclically by its position, which
+    binds a piece to its place also in a mean over pieces (Sahlgren et al. 2008).
+    """
+
+    def __init__(self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False) -> None:
         super().__init__()
+        self.rolled = rolled
         self.table = nn.Embedding(vocab_size, dim, _weight=torch.empty(vocab_size, dim))
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.dim = dim
@@ -75,7 +83,13 @@ class WordEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(N, P) -> (N, P, E)."""
         x = self.table(ids) * self.dim**0.5
-        return self.norm(x + sinusoid(ids.shape[-1], self.dim).to(x))
+        length = ids.shape[-1]
+        if not self.rolled:
+            return self.norm(x + sinusoid(length, self.dim).to(x))
+        places = torch.arange(self.dim, device=x.device)
+        shifted = (places - torch.arange(length, device=x.device)[:, None]) % self.dim
+        out: Tensor = self.norm(x).take_along_dim(shifted.unsqueeze(0), -1)
+        return out
 
 
 def sinusoid(length: int, dim: int) -> Tensor:
@@ -96,7 +110,8 @@ class TabUnit(nn.Module):
     def __init__(self, config: UniTabEConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps)
+        rolled = config.order == "rolled"
+        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps, rolled=rolled)
         self.types = nn.Embedding(config.types, dim)
         self.fuse = _gate(dim, config.dim)
         self.link = _gate(dim, config.dim)
@@ -155,14 +170,13 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.fc2(self.fc1(x).relu()))
 
 
-class UniTabE(TokenEncoder):
+class UniTabE(TableEncoder):
     """Cells -> TabUnit -> post-norm transformer; rows of different tables packed end to end.
 
     A batch is what `TabularPreprocess` describes.
     """
 
     modality = "tabular"
-    needs_words: ClassVar[str] = "the cells of tables"
     config_class = UniTabEConfig
     preprocess_class = TabularPreprocessConfig
     num_prefix_tokens = 1
@@ -170,7 +184,9 @@ class UniTabE(TokenEncoder):
 
     def __init__(self, config: UniTabEConfig, preprocess: TabularPreprocessConfig) -> None:
         super().__init__()
-        self.config, self.dim = config, config.dim
+        self.config, self.dim, self.word_dim = config, config.dim, config.embed_dim
+        self.token_a_cell = config.tokens == "cells"
+        self.spells = config.numbers == "digits" and config.pool == "cls"
         self.preprocess = TabularPreprocess(
             preprocess,
             vocab_size=config.vocab_size,
@@ -192,9 +208,22 @@ class UniTabE(TokenEncoder):
         bound = self.config.embed_dim**-0.5
         nn.init.uniform_(self.cls_token, -bound, bound)
 
+    @property
+    def piece_table(self) -> Tensor:
+        """(vocab_size, E) vectors of word pieces, before any norm."""
+        return self.unit.words.table.weight
+
+    def columns(self, names: Tensor, types: Tensor) -> Tensor:
+        """Names (C, P) and types (C,) -> (C, E)."""
+        return self.unit.columns(names, types)
+
+    def strings(self, values: Tensor) -> Tensor:
+        """(V, P) word pieces -> (V, E)."""
+        return mean_pieces(self.unit.words(values), values)
+
     def cells(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors of all tokens but the class token, (T, E), and each row's count (B,)."""
-        columns = self.unit.columns(batch["names"], batch["types"])
+        columns = self.columns(batch["names"], batch["types"])
         linked = self.unit.link(columns) * columns
         ids = self._value_ids(batch["values"])
         words = self.unit.words(ids)

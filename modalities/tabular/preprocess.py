@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+from zoo.modalities.contracts import Batch, Raw, Sample
+from zoo.modalities.tables import MISSING, NUMBER, SPECIAL_VALUES, TablePreprocess
 from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import Table
 from zoo.modalities.tabular.words import Words
@@ -34,20 +35,13 @@ from zoo.modalities.tabular.words import Words
 from zoo.errors import DataError, UsageError
 
 __all__ = [
-    "HIDDEN",
-    "MISSING",
-    "NUMBER",
-    "SPECIAL_VALUES",
     "TYPES",
     "TabularPreprocess",
     "TabularPreprocessConfig",
     "digits",
     "table_of",
-    "take_cells",
 ]
 
-NUMBER, MISSING, HIDDEN = -1, 0, 1  # in `cell_value`; strings follow
-SPECIAL_VALUES = 2
 TOKENIZER_FILE = "tokenizer.json"
 TYPES = {"number": 0, "boolean": 1, "category": 2, "text": 2}
 
@@ -63,7 +57,7 @@ class TabularPreprocessConfig:
     max_cells: int = 4_000_000  # of one block: refused before memory is allocated
 
 
-class TabularPreprocess(Preprocess):
+class TabularPreprocess(TablePreprocess):
     """Table, file, frame, array or decoded sample -> the fields above."""
 
     def __init__(
@@ -111,6 +105,14 @@ class TabularPreprocess(Preprocess):
         table = table_of(sample)
         rows = torch.randperm(table.rows, generator=generator)[: self.config.rows]
         return self(table.take(rows.numpy()))
+
+    def column_names(self, sample: Sample) -> list[str]:
+        """Of the table of a sample."""
+        return table_of(sample).names
+
+    def pieces(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        """Word pieces of each text, at most so many."""
+        return self.words.encode(texts, most)
 
     def length(self, sample: Batch) -> int:
         """Cells of all rows."""
@@ -212,14 +214,6 @@ class TabularPreprocess(Preprocess):
 def digits(number: float, whole: bool = False) -> str:
     """A number as UniTabE spells it: four decimals at most, every character a word of its own."""
     return " ".join(str(int(number) if whole else round(number, 4)))
-
-
-def take_cells(batch: Batch, keep: Tensor) -> Batch:
-    """The same block with only the cells at `keep` (M,) bool; rows may become empty."""
-    rows = torch.repeat_interleave(torch.arange(len(batch["lengths"])), batch["lengths"])
-    kept = {name: batch[name][keep] for name in ("cell_column", "cell_number", "cell_value")}
-    lengths = torch.bincount(rows[keep], minlength=len(batch["lengths"]))
-    return batch | kept | {"lengths": lengths}
 
 
 def table_of(raw: object) -> Table:

@@ -21,10 +21,10 @@ from zoo.errors import DataError, UsageError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["import_arrow", "objects", "read_table"]
+__all__ = ["EXACT", "import_arrow", "objects", "read_table", "strings"]
 
 Infinities = Literal["error", "missing"]
-_EXACT = 1 << 53  # the largest range of whole numbers that a float64 holds exactly
+EXACT = 1 << 53  # the largest range of whole numbers that a float64 holds exactly
 
 
 def read_table(
@@ -76,7 +76,7 @@ def _with_kind(name: str, cells: Cells, kind: Kind | None) -> tuple[Column, Cell
         values = cells.values()
         exact = [v for v in values if isinstance(v, str)]
         numbers = np.array([_number(value) for value in values])
-        if any(abs(_number(v)) > _EXACT for v in exact):
+        if any(abs(_number(v)) > EXACT for v in exact):
             _warn(f"column {name!r}: whole numbers above 2**53 are rounded when used as numbers")
         return Column(name=name, kind=kind), Cells(numbers)
     if kind != "number" and cells.numbers is not None:
@@ -160,7 +160,7 @@ def objects(values: Sequence[object], name: str = "") -> Cells:
     for i, value in enumerate(values):
         if isinstance(value, bool | np.bool_):
             texts[i] = str(value).lower()
-        elif isinstance(value, int | np.integer) and abs(int(value)) > _EXACT:
+        elif isinstance(value, int | np.integer) and abs(int(value)) > EXACT:
             texts[i] = str(int(value))
         elif isinstance(value, int | float | np.integer | np.floating):
             numbers[i] = float(value)
@@ -190,7 +190,7 @@ def _from_array(array: NDArray[np.generic]) -> tuple[list[str], list[Cells]]:
 def _is_large(array: NDArray[np.generic]) -> bool:
     if array.dtype.kind not in "iu" or not array.size:
         return False
-    return bool(int(array.max()) > _EXACT or int(array.min()) < -_EXACT)
+    return bool(int(array.max()) > EXACT or int(array.min()) < -EXACT)
 
 
 def import_arrow() -> "ModuleType":

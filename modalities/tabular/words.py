@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from zoo.modalities.tables import END, PAD, START
 
 from zoo.errors import DataError
 
@@ -24,7 +25,8 @@ _ASCII = [chr(code) for code in range(33, 127)]
 class Words:
     """Strings -> ids; ids 0 to 5 are the special tokens."""
 
-    pad_id, start_id, end_id, unknown_id, missing_id, mask_id = range(len(SPECIAL_TOKENS))
+    pad_id, start_id, end_id = PAD, START, END
+    unknown_id, missing_id, mask_id = 3, 4, 5
 
     def __init__(self, inner: Tokenizer) -> None:
         found = tuple(inner.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))

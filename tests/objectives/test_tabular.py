@@ -3,19 +3,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from zoo.modalities.tabular.preprocess import HIDDEN, MISSING
+from zoo.modalities.tables import HIDDEN, MISSING
 from zoo.modalities.tabular.read import read_table
 from zoo.objectives.column_views import column_views, partition
 from zoo.objectives.unitabe import choose, hidden_count
 from zoo.registry.build import build_objective
 
 import zoo
-from zoo.errors import ConfigError
-from zoo.tabular import pretrain_tables, write_tables
+from zoo.errors import ConfigError, UsageError
+from zoo.tabular import ask, pretrain_tables, write_tables
 
 PAPER = {"tokens": "pieces", "numbers": "digits", "pool": "cls"}
 TASKS = {
     "masked_cells": ({"name": "masked_cells"}, {}),
+    "with_recall": ({"name": "masked_cells", "recall": 1.0}, {"order": "rolled"}),
     "with_contrast": ({"name": "masked_cells", "contrast": 1.0}, {}),
     "scarf": ({"name": "scarf"}, {}),
     "unitabe": ({"name": "unitabe"}, PAPER),
@@ -77,12 +78,12 @@ def test_hidden_values_do_not_leak():
     hidden = batch["cell_value"] == HIDDEN
     assert (batch["cell_number"][hidden] == 0).all()
     assert torch.equal(hidden.nonzero().flatten(), batch["target_index"])
-    assert (batch["target_value"] != MISSING).all()
+    assert (batch["true_value"][hidden] != MISSING).all()
     share = hidden.float().mean() / (batch["cell_value"] != MISSING).float().mean()
     assert 0.3 < share < 0.5
-    strings = batch["target_value"] >= 2
-    owners = batch["value_column"][batch["target_value"][strings] - 2]
-    assert torch.equal(owners, batch["target_column"][strings])
+    strings = hidden & (batch["true_value"] >= 2)
+    owners = batch["value_column"][batch["true_value"][strings] - 2]
+    assert torch.equal(owners, batch["cell_column"][strings])
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 30])
@@ -153,3 +154,23 @@ def test_shards_end_at_their_size(tmp_path):
     assert [row["samples"] for row in listed] == [1] * 6
     whole = write_tables(tmp_path / "whole", named, block=40)
     assert len(list(whole.glob("*.tar"))) == 1
+
+
+def test_a_hidden_column_is_asked_for(tmp_path):
+    generator = np.random.default_rng(0)
+    kinds = generator.choice(["cat", "dog"], 200)
+    table = {"says": np.where(kinds == "cat", "meow", "woof").tolist(), "animal": kinds.tolist()}
+    sizes = {"dim": 32, "embed_dim": 32, "depth": 1, "heads": 2, "hidden": 32, "vocab_size": 256}
+    train = {"steps": 30, "epochs": "none", "lr": 1e-2, "loggers": "[]", "save_every": 30}
+    options = [f"encoder.{key}={value}" for key, value in sizes.items()]
+    options += [f"train.{key}={value}" for key, value in train.items()]
+    run = pretrain_tables({"pets": table}, tmp_path / "run", model="unitabe-paper", options=options)
+    rows = {"says": ["woof", "meow", "woof"]}
+    found = ask(run, rows, "animal", ["cat", "dog"])
+    assert found.argmax(1).tolist() == [1, 0, 1]
+    np.testing.assert_allclose(found.sum(1), 1.0)
+    np.testing.assert_allclose(ask(run, rows, "animal", ["dog", "cat"])[:, ::-1], found, rtol=1e-5)
+    told = rows | {"animal": ["dog", "dog", "cat"]}  # what is asked for is not looked at
+    np.testing.assert_allclose(ask(run, told, "animal", ["cat", "dog"]), found, rtol=1e-5)
+    with pytest.raises(UsageError, match="none twice"):
+        ask(run, rows, "animal", ["cat", "cat"])

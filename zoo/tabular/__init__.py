@@ -2,6 +2,7 @@
 
 from zoo.tabular.estimators import Classifier, Regressor
 from zoo.tabular.imputer import Imputer
+from zoo.tabular.prompts import ask
 from zoo.tabular.shards import pretrain_tables, write_tables
 
-__all__ = ["Classifier", "Imputer", "Regressor", "pretrain_tables", "write_tables"]
+__all__ = ["Classifier", "Imputer", "Regressor", "ask", "pretrain_tables", "write_tables"]

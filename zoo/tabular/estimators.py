@@ -31,13 +31,12 @@ from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import Kind, Table
 from zoo.probes.finetune import FinetuneRecipe
 from zoo.probes.heads import Linear, seeded, update
-from zoo.tabular.raw import RawColumns
+from zoo.tabular.raw import RowFeatures
 from zoo.tabular.shards import pretrain_tables
 from zoo.training.groups import parameter_groups
 
 __all__ = ["Classifier", "Regressor"]
 
-_FLOOR = 0.02  # of the largest scale: features that hardly move must not be blown up
 Floats = NDArray[np.float64]
 
 
@@ -50,7 +49,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         *,
         mode: Literal["probe", "finetune"] = "probe",
         raw: bool = True,
-        pretrain_steps: int = 300,
+        pretrain_steps: int = 600,
         epochs: int = 20,
         columns: Literal["strict", "flexible"] = "strict",
         kinds: dict[str, Kind] | None = None,
@@ -86,14 +85,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return
         # Sums in float32 depend on the batch by 1e-7, which scikit-learn does not accept.
         self.encoder_ = copy.deepcopy(self.encoder_).double()
-        self.raw_ = RawColumns(table) if self.raw else None
-        features = self._features(table)
-        self.mean_, scale = features.mean(0), features.std(0)
-        self.scale_ = np.maximum(scale, max(_FLOOR * scale.max(), 1e-12))
-        if self.raw_ is not None and (beside := features.shape[1] - self.encoder_.dim):
-            # Both blocks weigh the same in all, however many features they have.
-            self.scale_[beside:] *= (self.encoder_.dim / beside) ** 0.5
-        self.head_ = self._linear().fit((features - self.mean_) / self.scale_, targets)
+        self.features_ = RowFeatures(self.encoder_, table, raw=self.raw)
+        self.head_ = self._linear().fit(self.features_(table), targets)
 
     def _build(self, table: Table, seed: int) -> UniTabE:
         """The given encoder; or a name's, pretrained on the rows at hand."""
@@ -117,11 +110,6 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             raise UsageError(f"{type(encoder).__name__} does not read tables; try unitabe-small")
         return encoder
 
-    def _features(self, table: Table) -> Floats:
-        """(N, F): raw columns where they are wanted, then the embedding."""
-        embedded = self.encoder_.embed(table).astype(np.float64)
-        return embedded if self.raw_ is None else np.hstack([self.raw_(table), embedded])
-
     def _linear(self) -> BaseEstimator:
         raise NotImplementedError
 
@@ -133,7 +121,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             with torch.inference_mode():
                 embedded = torch.from_numpy(self.encoder_.embed(table)).double()
                 return self.head_(embedded).numpy()
-        return self._linear_scores((self._features(table) - self.mean_) / self.scale_)
+        return self._linear_scores(self.features_(table))
 
     def _linear_scores(self, features: Floats) -> Floats:
         coefficients = np.atleast_2d(self.head_.coef_)
@@ -157,11 +145,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return table
 
     def _aligned(self, table: Table) -> Table:
-        """Columns of the training first, as missing where they are absent; new ones follow."""
+        """The columns of the training, as missing where they are absent.
+
+        New ones are left out: a head that never saw them is misled by embeddings that hold them.
+        """
         known = [column.name for column in self.columns_]
         if absent := sorted(set(known) - set(table.names)):
             warnings.warn(f"columns taken as missing: {absent}", UserWarning, stacklevel=4)
-        return table.pick([*known, *(name for name in table.names if name not in known)])
+        return table.pick(known)
 
 
 def _is_array(value: object) -> bool:
@@ -182,7 +173,7 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         pretrain_steps: of a name's encoder; 0 leaves its weights random.
         epochs: of fine-tuning.
         columns: "strict" wants the columns of the training, as scikit-learn does; "flexible" goes
-            by name, takes absent columns as missing, and lets the encoder read new ones.
+            by name, takes absent columns as missing, and leaves out new ones.
         kinds: kinds of columns that inference gets wrong, by name.
         random_state: of everything random.
     """

@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from zoo.modalities.tables import HIDDEN, MISSING
 from zoo.modalities.tabular.encoder import UniTabE
-from zoo.modalities.tabular.preprocess import HIDDEN, MISSING
 from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import Cells, Table, concatenate
 from zoo.objectives.masked_cells import MaskedCells
