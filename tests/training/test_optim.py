@@ -99,14 +99,22 @@ def pairs():
             yield model, objective
 
 
+OPTIONS = {  # that fit any encoder
+    "mae": {"decoder_dim": 384},  # a width for positions on any number of axes
+    "bm_mae": {"decoder_dim": 384},
+    "biphasic": {"causal_steps": 1},
+    "dupmae": {"decoder_heads": 2},
+    "text_code_matching": {"match_id": 0, "write_text_id": 1, "write_code_id": 2},
+}
+CHANGES = {"unitabe": {"numbers": "digits", "pool": "cls"}}  # what an objective needs of its own
+
+
 @pytest.mark.parametrize(("model", "objective"), list(pairs()))
 def test_groups_of_the_catalogue(model, objective):
     """The names say what the modules are: only weights of linear maps and convolutions decay."""
     with torch.device("meta"):
-        encoder = build_encoder(encoder_spec(model, {}))
-        # 384 channels fit positions on any number of axes.
-        width = {"decoder_dim": 384} if objective in ("mae", "bm_mae") else {}
-        task = build_objective({"name": objective, **width}, encoder)
+        encoder = build_encoder(encoder_spec(model, CHANGES.get(objective, {})))
+        task = build_objective({"name": objective, **OPTIONS.get(objective, {})}, encoder)
     pair = nn.ModuleDict({"encoder": encoder, "objective": task})
     for path, module in pair.named_modules():
         for leaf, p in module.named_parameters(prefix=path, recurse=False):
