@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from zoo.modalities.tabular.numbers import Linear as NumberMap
 from zoo.registry.build import (
     OBJECTIVES,
     build_encoder,
@@ -106,7 +107,10 @@ OPTIONS = {  # that fit any encoder
     "dupmae": {"decoder_heads": 2},
     "text_code_matching": {"match_id": 0, "write_text_id": 1, "write_code_id": 2},
 }
-CHANGES = {"unitabe": {"numbers": "digits", "pool": "cls"}}  # what an objective needs of its own
+CHANGES = {  # what an objective needs of its encoder
+    "unitabe": {"numbers": "digits", "pool": "cls"},
+    "masked_cells": {"tokens": "cells"},
+}
 
 
 @pytest.mark.parametrize(("model", "objective"), list(pairs()))
@@ -118,8 +122,11 @@ def test_groups_of_the_catalogue(model, objective):
     pair = nn.ModuleDict({"encoder": encoder, "objective": task})
     for path, module in pair.named_modules():
         for leaf, p in module.named_parameters(prefix=path, recurse=False):
-            is_map = isinstance(module, nn.Linear | _ConvNd) and leaf.endswith(".weight")
+            is_map = isinstance(module, nn.Linear | _ConvNd | NumberMap) and leaf.endswith(
+                ".weight"
+            )
             is_map |= leaf.endswith("weight.original1")  # of weight norm: the direction
+            is_map |= isinstance(module, nn.LSTM) and ".weight_" in leaf
             if p.requires_grad:
                 assert decays(leaf, p) == is_map, leaf
                 in_block = "blocks." in leaf
