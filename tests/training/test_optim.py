@@ -122,9 +122,8 @@ def test_groups_of_the_catalogue(model, objective):
     pair = nn.ModuleDict({"encoder": encoder, "objective": task})
     for path, module in pair.named_modules():
         for leaf, p in module.named_parameters(prefix=path, recurse=False):
-            is_map = isinstance(module, nn.Linear | _ConvNd | NumberMap) and leaf.endswith(
-                ".weight"
-            )
+            is_map = isinstance(module, nn.Linear | _ConvNd | NumberMap)
+            is_map &= leaf.endswith(".weight")
             is_map |= leaf.endswith("weight.original1")  # of weight norm: the direction
             is_map |= isinstance(module, nn.LSTM) and ".weight_" in leaf
             if p.requires_grad:
