@@ -6,7 +6,6 @@ Every key of a foreign file ends in one of three places: the encoder, an objecti
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -14,22 +13,13 @@ from zoo.hub.bmmae import BMMAE_LAYOUTS, detect_bmmae
 from zoo.hub.codet5p import CODET5P_RULES, check_codet5p, detect_codet5p
 from zoo.hub.modernbert import MODERNBERT_RULES, check_modernbert, detect_modernbert
 from zoo.hub.mosaicbert import MOSAICBERT_RULES, check_mosaicbert, detect_mosaicbert
-from zoo.hub.rules import Rules, State, divide
+from zoo.hub.rules import Converted, Rules, State, divide
 from zoo.hub.voco import VOCO_LAYOUTS, detect_voco
 from zoo.hub.wav2vec2 import WAV2VEC2_LAYOUTS, detect_wav2vec2
 
 from zoo.errors import UnknownNameError, WeightsError
 
-__all__ = ["BACK", "LAYOUTS", "Converted", "convert", "detect", "to_transformers_vit_mae"]
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A foreign state dict, divided."""
-
-    encoder: State = field(default_factory=dict)
-    objective: State = field(default_factory=dict)
-    extra: dict[str, str] = field(default_factory=dict)  # foreign key -> why it is left out
+__all__ = ["BACK", "LAYOUTS", "convert", "detect", "to_transformers_vit_mae"]
 
 
 def convert(state: State, layout: str | None = None) -> Converted:
@@ -75,6 +65,12 @@ _DETECTORS: tuple[Callable[[State], str | None], ...] = (
 
 def _from_zoo(state: State) -> Converted:
     return Converted(encoder=dict(state))
+
+
+def _from_timm(state: State) -> Converted:
+    """A model of timm, or zoo's own names for it; the encoder itself knows its classifier."""
+    start = "model."
+    return Converted(encoder={start + k.removeprefix(start): v for k, v in state.items()})
 
 
 _HEADS = {
@@ -234,6 +230,7 @@ def _replace(name: str, starts: dict[str, str]) -> str:
 LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "zoo": _from_zoo,
     "mae": _from_mae,
+    "timm": _from_timm,
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
     **{

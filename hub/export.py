@@ -18,10 +18,11 @@ from zoo.registry.catalogue import card_file
 from zoo.registry.schema import read
 
 from zoo.errors import IntegrityError, StorageError, UnknownNameError, UsageError
-from zoo.files import atomic_folder, sha256_of
+from zoo.files import atomic_folder, sha256_of, sha256_once
 
-__all__ = ["CONFIG", "load_export", "save_export"]
+__all__ = ["CONFIG", "HUB", "load_export", "save_export"]
 
+HUB = "hf-hub:"  # before the name of a repository that holds one
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.toml"
 VERSION = 1
 
@@ -106,7 +107,7 @@ def _digest(config: Mapping[str, object]) -> str:
 
 def _verify(file: Path, facts: Mapping[str, object]) -> None:
     try:
-        size, digest = file.stat().st_size, sha256_of(file)
+        size, digest = file.stat().st_size, sha256_once(file)
     except FileNotFoundError:
         raise IntegrityError(f"{file}: missing; copy the whole folder again") from None
     except OSError as error:

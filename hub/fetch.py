@@ -19,7 +19,7 @@ from typing import Any
 from zoo.hub.client import UnreachableError, api, is_offline, patiently
 
 from zoo.errors import IntegrityError, StorageError, UsageError, ZooError
-from zoo.files import cache_folder, sha256_of, storage_errors, write_atomic
+from zoo.files import cache_folder, sha256_once, storage_errors, write_atomic
 
 __all__ = ["Pinned", "RemoteFile", "fetch", "git_sha1", "is_commit", "pinned"]
 
@@ -129,7 +129,7 @@ def _difference(path: Path, wanted: RemoteFile) -> str | None:
         if size != wanted.size:
             return f"{size} bytes instead of {wanted.size}"
         said = wanted.sha256 or wanted.git_sha1
-        found = sha256_of(path) if wanted.sha256 else git_sha1(path.read_bytes())
+        found = sha256_once(path) if wanted.sha256 else git_sha1(path.read_bytes())
     except OSError as error:
         raise StorageError(f"{path}: cannot read it ({error.strerror})") from None
     return None if said == found else f"sha256 {found[:12]} instead of {str(said)[:12]}"

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from zoo.hub.export import load_export
-from zoo.hub.published import PREFIX, published_folder
+from zoo.hub.export import HUB, load_export
+from zoo.hub.published import published_folder
 from zoo.modalities.contracts import Encoder, Raw
 from zoo.modalities.volume.preprocess import VolumePreprocess
 from zoo.modalities.volume.volume import Sequence as Scan
@@ -116,8 +116,8 @@ def _digest(value: Tensor) -> str:
 def _main(arguments: Mapping[str, str]) -> None:
     torch.set_num_threads(int(arguments["threads"]))
     source = arguments["source"]
-    is_remote = source.startswith(PREFIX)
-    folder = published_folder(source.removeprefix(PREFIX)) if is_remote else Path(source)
+    is_remote = source.startswith(HUB)
+    folder = published_folder(source.removeprefix(HUB)) if is_remote else Path(source)
     sys.stdout.write(json.dumps(fingerprint(load_export(folder))))
 
 

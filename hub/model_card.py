@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.hub.published import PREFIX
+from zoo.hub.export import HUB
 from zoo.registry.build import Spec
 from zoo.registry.card import Card, Paper, Weights
 from zoo.registry.recipe import Recipe
@@ -106,7 +106,7 @@ def _usage(about: About) -> list[str]:
         "## Usage",
         "```python\n"
         "import zoo\n\n"
-        f'encoder = zoo.load("{PREFIX}{about.repo}@{about.tag}")\n'
+        f'encoder = zoo.load("{HUB}{about.repo}@{about.tag}")\n'
         f'features = encoder.embed(["{file}"])  # numpy, one row an input\n'
         "```",
     ]

@@ -15,10 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 from zoo.hub.client import api, patiently
-from zoo.hub.export import CONFIG, load_export
+from zoo.hub.export import CONFIG, HUB, load_export
 from zoo.hub.fetch import Pinned, RemoteFile, fetch, git_sha1, pinned
 from zoo.hub.golden import elsewhere, fingerprint
-from zoo.hub.published import PREFIX
 
 from zoo.errors import IntegrityError, UsageError, WeightsError, ZooError
 from zoo.files import sha256_of, write_atomic
@@ -97,7 +96,7 @@ def publish(
     commit = _tagged(repo, tag, parcel) or _sent(repo, tag, parcel)
     _tag(repo, tag, commit)
     with tempfile.TemporaryDirectory(prefix="zoo-") as cache:
-        _agree(golden, elsewhere(f"{PREFIX}{repo}@{tag}", Path(cache)), f"{repo}@{tag}")
+        _agree(golden, elsewhere(f"{HUB}{repo}@{tag}", Path(cache)), f"{repo}@{tag}")
     digests = {name: str(file.sha256) for name, file in parcel.files.items()}
     done = Published(repo=repo, tag=tag, commit=commit, files=digests)
     if record is not None:

@@ -11,9 +11,7 @@ from zoo.registry.card import Weights
 
 from zoo.errors import UsageError
 
-__all__ = ["PREFIX", "published_assets", "published_folder", "published_weights"]
-
-PREFIX = "hf-hub:"
+__all__ = ["published_assets", "published_folder", "published_weights"]
 
 
 def published_weights(entry: Weights) -> Path:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from zoo.hub.convert import BACK, Converted, convert, detect
+from zoo.hub.convert import BACK, convert, detect
+from zoo.hub.rules import Converted
 from zoo.hub.weights import read_state
 
 from zoo.errors import UnknownNameError, UsageError, WeightsError

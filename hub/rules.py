@@ -5,15 +5,25 @@ reason; every other place is a name in zoo's encoder.
 """
 
 import re
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from zoo.errors import WeightsError
 
-__all__ = ["Rules", "State", "divide"]
+__all__ = ["Converted", "Rules", "State", "divide"]
 
 Rules = tuple[tuple[str, str], ...]
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A foreign state dict, divided."""
+
+    encoder: State = field(default_factory=dict)
+    objective: State = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)  # foreign key -> why it is left out
 
 
 def divide(state: State, rules: Rules, layout: str) -> tuple[State, State, dict[str, str]]:

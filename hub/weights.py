@@ -1,6 +1,6 @@
 """Weights into an encoder: no random initialisation, no copy, every tensor accounted for.
 
-Order: read the header, build on the meta device, map names, check, assign, recompute buffers. The
+Order: build on the meta device, read the header, map names, check, assign, recompute buffers. The
 file is mapped, so loading a ViT-B touches a few pages until the first forward
 (benchmarks/speed/loading.py).
 """
@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-from zoo.hub.convert import convert
-from zoo.hub.decoder import decoder_of
+from zoo.hub.rules import Converted, State
 from zoo.modalities.contracts import Encoder, LoadReport, Preprocess
 from zoo.modalities.volumes import SequenceEncoder
 from zoo.registry.build import Spec, build_encoder
@@ -44,9 +43,9 @@ def load_encoder(
     Raises:
         WeightsError: tensors are missing, unexpected, misshapen or not finite.
     """
-    converted = convert(read_state(path), layout)
     with torch.device("meta"):
         encoder = build_encoder(spec)
+    converted = _converted(read_state(path), layout or encoder.layout)
     state = converted.encoder
     given = set(state)
     adapted = encoder.adapt(state)
@@ -67,10 +66,20 @@ def load_encoder(
         | dict.fromkeys(given - state.keys(), "of a part that this encoder is built without"),
     )
     if converted.objective and isinstance(encoder, SequenceEncoder):
+        from zoo.hub.decoder import decoder_of  # knows objectives
+
         encoder.decoder = decoder_of(spec.name, converted.objective)
     left = [name for name, p in encoder.state_dict().items() if p.is_meta]
     assert not left, f"never given values: {left}"
     return encoder.eval()
+
+
+def _converted(state: State, layout: str | None) -> Converted:
+    if layout == "zoo":
+        return Converted(encoder=state)
+    from zoo.hub.convert import convert  # zoo's own files should not wait for all foreign layouts
+
+    return convert(state, layout)
 
 
 def load_beside(preprocess: Preprocess, path: Path) -> None:

@@ -24,7 +24,6 @@ from zoo.errors import DataError
 __all__ = [
     "Batch",
     "Buffer",
-    "CausalEncoder",
     "Codec",
     "Encoder",
     "Features",
@@ -35,9 +34,7 @@ __all__ = [
     "Sample",
     "TokenEncoder",
     "Tokens",
-    "VocabularyEncoder",
-    "WordPreprocess",
-    "WriterEncoder",
+    "UniformEncoder",
     "decode_label",
     "to_device",
 ]
@@ -125,6 +122,11 @@ class Preprocess(ABC):
         """One batch of several samples."""
 
     @property
+    def bound(self) -> Mapping[str, object]:
+        """Constants without which the weights mean something else: nobody may change them."""
+        return {}
+
+    @property
     def ready(self) -> bool:
         """False while something must still be learned from data (a tokenizer)."""
         return True
@@ -138,29 +140,6 @@ class Preprocess(ABC):
 
     def load_assets(self, assets: Mapping[str, bytes]) -> None:  # noqa: B027
         """Takes back what `assets` gave; names it does not know are ignored."""
-
-
-class WordPreprocess(Preprocess):
-    """A preprocessing of text that knows which tokens make up a word."""
-
-    @abstractmethod
-    def words(
-        self, sample: Sample, *, identifiers: bool = False, lexicon: frozenset[str] = frozenset()
-    ) -> Batch:
-        """What masking by whole words needs beside the N ids of a decoded sample.
-
-        Args:
-            sample: of text.
-            identifiers: a name of the source code is one word at all its places, and preferred.
-            lexicon: words in lower case that are preferred.
-
-        Returns:
-            `word` (N,) int64: the number of each token's word, -1 at special tokens; `preferred`
-            (N,) bool.
-
-        Raises:
-            DataError: identifiers of a text in a language that is not known.
-        """
 
 
 class Codec(ABC):
@@ -215,6 +194,7 @@ class Encoder(nn.Module, ABC):
     needs_words: ClassVar[str] = "an encoder"  # how an objective that needs this kind says so
     config_class: ClassVar[type]  # frozen dataclass: everything that shapes the encoder
     preprocess_class: ClassVar[type]  # frozen dataclass: the constants of its preprocessing
+    layout: ClassVar[str | None] = None  # of files of weights, where their names cannot tell it
     dim: int
     preprocess: Preprocess
     load_report: LoadReport | None = None
@@ -296,7 +276,13 @@ class TokenEncoder(Encoder):
         )
 
 
-class GridEncoder(TokenEncoder):
+class UniformEncoder(Encoder):
+    """An encoder of samples that are all of one shape, so that any of them stack."""
+
+    needs_words = "samples that are all of one shape"
+
+
+class GridEncoder(TokenEncoder, UniformEncoder):
     """A token encoder whose tokens lie on a fixed grid and carry the values they were made from."""
 
     needs_words = "tokens on a fixed grid that carry their own values"
@@ -318,52 +304,6 @@ class GridEncoder(TokenEncoder):
         Returns:
             uint8 (B, height, width, 1 or 3).
         """
-
-
-class VocabularyEncoder(TokenEncoder):
-    """A token encoder of ids below `vocab_size`, whose embedding a head may share."""
-
-    needs_words = "token ids of a vocabulary"
-    vocab_size: int
-    mask_id: int
-    ordinary: range  # ids of text: no other one is masked, or drawn as a replacement
-    embedding: nn.Embedding
-
-    def states(self, batch: Batch, index: Tensor) -> Tensor:
-        """(M, D) last states of the tokens at `index` (M,) into all tokens of the batch."""
-        return self.encode(self.tokenize(batch)).x.flatten(0, 1).index_select(0, index)
-
-
-class CausalEncoder(VocabularyEncoder):
-    """A vocabulary encoder that can also read from left to right only."""
-
-    needs_words = "token ids of a vocabulary and attention that can be made causal"
-
-    @abstractmethod
-    def encode(self, tokens: Tokens, *, causal: bool = False) -> Tokens:
-        """The trunk; with `causal` a token sees none after it."""
-
-
-class WriterEncoder(VocabularyEncoder):
-    """A vocabulary encoder with a decoder that writes ids of the same vocabulary."""
-
-    needs_words = "a decoder that writes token ids"
-    decoder_start_id: int  # what the decoder reads first
-    sentinels: range  # ids that may stand for a hidden span, in order of use; of no text
-    max_length: int  # tokens of a text, start and end included
-
-    @abstractmethod
-    def decode(self, features: Features, batch: Batch) -> Tensor:
-        """States (1, T, D) of the decoder.
-
-        Args:
-            features: of the encoder, for the same texts.
-            batch: `decoder_ids` (T,) with `decoder_lengths` (B,), packed, what the decoder reads.
-        """
-
-    @abstractmethod
-    def logits(self, hidden: Tensor) -> Tensor:
-        """States (..., D) of the decoder -> (..., V)."""
 
 
 def decode_label(data: bytes) -> int:

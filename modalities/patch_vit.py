@@ -17,7 +17,7 @@ from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import GridEncoder, Tokens
 
-__all__ = ["PatchViT", "PatchViTConfig", "patchify", "unpatchify"]
+__all__ = ["PatchViT", "PatchViTConfig", "blocks_of", "patchify", "unpatchify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,20 @@ class PatchViTConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
     drop_path: float = 0.0  # of the last block; a line from 0 at the first
+
+
+def blocks_of(config: PatchViTConfig) -> nn.ModuleList:
+    """The blocks of a trunk, each dropped more often than the one before."""
+    return nn.ModuleList(
+        Block(
+            config.dim,
+            config.heads,
+            int(config.dim * config.mlp_ratio),
+            norm_eps=config.norm_eps,
+            drop_path=config.drop_path * i / max(1, config.depth - 1),
+        )
+        for i in range(config.depth)
+    )
 
 
 class PatchViT(GridEncoder):
@@ -56,16 +70,7 @@ class PatchViT(GridEncoder):
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(in_chans, config.dim, patch, stride=patch)}
         )
-        self.blocks = nn.ModuleList(
-            Block(
-                config.dim,
-                config.heads,
-                int(config.dim * config.mlp_ratio),
-                norm_eps=config.norm_eps,
-                drop_path=config.drop_path * i / max(1, config.depth - 1),
-            )
-            for i in range(config.depth)
-        )
+        self.blocks = blocks_of(config)
         if not self.cls_token.is_meta:  # drawing on meta imports torch's compiler, for seconds
             self.init_weights()
 

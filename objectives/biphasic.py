@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, CausalEncoder, Encoder
+from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.vocabulary import CausalEncoder
 from zoo.objectives.causal_lm import next_token_loss
 from zoo.objectives.contract import Losses
 from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig

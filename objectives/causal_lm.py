@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, CausalEncoder, Encoder
+from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.vocabulary import CausalEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.lm_head import LMHead
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from zoo.modalities.blocks import Mlp
-from zoo.modalities.contracts import Batch, Encoder, VocabularyEncoder
+from zoo.modalities.contracts import Batch, Encoder
 from zoo.modalities.packing import Packed
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.contract import Losses
 from zoo.objectives.lm_head import token_loss
 from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig

@@ -6,7 +6,7 @@ Notation: M positions, D width, V vocabulary.
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear
-from zoo.modalities.contracts import VocabularyEncoder
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.tiled_cross_entropy import tiled_cross_entropy
 
 __all__ = ["LMHead", "token_loss"]

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, VocabularyEncoder
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.lm_head import LMHead
 from zoo.objectives.masking import MaskingConfig, Vocabulary, corrupt, mark_words

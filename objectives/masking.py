@@ -21,7 +21,8 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Preprocess, Sample, VocabularyEncoder, WordPreprocess
+from zoo.modalities.contracts import Batch, Preprocess, Sample
+from zoo.modalities.vocabulary import VocabularyEncoder, WordPreprocess
 from zoo.objectives.spans import noise_mask
 
 from zoo.errors import UsageError

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, gelu
 from zoo.modalities.attention import attention, rotary, rotate
 from zoo.modalities.blocks import Block
-from zoo.modalities.contracts import Batch, Encoder, VocabularyEncoder
+from zoo.modalities.contracts import Batch, Encoder
 from zoo.modalities.packing import Packed
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.contract import Losses
 from zoo.objectives.lm_head import token_loss
 from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig

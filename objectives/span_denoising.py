@@ -11,7 +11,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, WriterEncoder
+from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.vocabulary import WriterEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.lm_head import token_loss
 from zoo.objectives.spans import corrupt_spans, noise_mask, span_counts

@@ -16,7 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from zoo.modalities.contracts import Batch, Encoder, Features, WriterEncoder
+from zoo.modalities.contracts import Batch, Encoder, Features
+from zoo.modalities.vocabulary import WriterEncoder
 from zoo.objectives.contract import Losses
 from zoo.objectives.lm_head import token_loss
 from zoo.objectives.text_code import TextCode, TextCodeConfig, sides, vectors_of

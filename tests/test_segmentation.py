@@ -54,7 +54,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder():
-    own = {"size": [24, 24, 24], "crop_foreground": True}
+    own = {"size": [24, 24, 24], "spacing": [8.0, 8.0, 8.0], "crop_foreground": True}
     made = zoo.create("torsos-voco-tiny", seed=0, preprocess=own, widths=[8, 16])
     return made.eval()
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "cache_folder",
     "save_tensors",
     "sha256_of",
+    "sha256_once",
     "storage_errors",
     "sweep_temporary",
     "sync",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 _TEMPORARY = ".tmp-"
+_TICK = 1_000_000_000  # nanoseconds: more than between two times that a file system can tell
+_digests: dict[tuple[int, ...], str] = {}  # of files as they were
 _REASONS = {
     errno.EFBIG: "a file may not grow that large here: raise the limit or choose another folder",
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -137,6 +141,19 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """The same, computed once in a process unless the file changes."""
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key not in _digests:
+        is_settled = time.time_ns() - facts.st_ctime_ns > _TICK
+        digest = sha256_of(path)
+        if not is_settled:  # a change in the same tick of the file system's clock would not show
+            return digest
+        _digests[key] = digest
+    return _digests[key]
 
 
 def sync(path: Path) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from zoo.benchmarks.tables.volumes import Case, Table, constants, load, write_cases
+from zoo.benchmarks.tables.volumes import Case, Table, constants, load, table_options, write_cases
 from zoo.modalities.contracts import Encoder
 from zoo.modalities.volume.swin import Swin3D
 from zoo.registry.schema import override
@@ -72,14 +72,9 @@ def _recipe(encoder: Encoder, changes: Mapping[str, object]) -> dict[str, object
 
 
 @click.command()
-@click.argument("model")
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
-@click.option("--source", type=click.Path(path_type=Path), required=True, help="BraTS's folder.")
+@table_options
 @click.option("--sequences", default=",".join(SEQUENCES), show_default=True, help="For a name.")
 @click.option("--fold", type=click.IntRange(0, FOLDS - 1), default=0, show_default=True)
-@click.option("--line", "lines", multiple=True, help="Only lines that begin with this.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers.")
 def command(
     model: str,
     changes: tuple[str, ...],

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import cast
 
 import click
-from zoo.benchmarks.tables.volumes import Case, Table, constants, load, write_cases
-from zoo.registry.catalogue import find
+from zoo.benchmarks.tables.volumes import Case, Table, constants, load, table_options, write_cases
+from zoo.registry.catalogue import find, is_folder
 from zoo.registry.schema import override
 
 import zoo
@@ -45,7 +45,7 @@ SCRATCH = 82.79
 def published(model: str) -> dict[str, str]:
     """Line -> mean Dice in per cent: of a model that the card has a result of, and from scratch."""
     found = {}
-    if "/" not in model:
+    if not is_folder(model):
         card, name = zoo.card(model), find(model)[0].name
         size = card.size_of(name)
         for result in card.results:
@@ -75,13 +75,8 @@ def cases(source: Path, split: str) -> list[Case]:
 
 
 @click.command()
-@click.argument("model")
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
-@click.option("--source", type=click.Path(path_type=Path), required=True, help="BTCV's folder.")
-@click.option("--line", "lines", multiple=True, help="Only lines that begin with this.")
+@table_options
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers.")
 def command(
     model: str,
     changes: tuple[str, ...],

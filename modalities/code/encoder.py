@@ -20,8 +20,9 @@ from zoo.modalities.attention import alibi_slopes, attention, rotary, rotate
 from zoo.modalities.blocks import Attend, Attention
 from zoo.modalities.code.geglu import GatedMlp
 from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
-from zoo.modalities.contracts import Batch, CausalEncoder, Features, Tokens
+from zoo.modalities.contracts import Batch, Features, Tokens
 from zoo.modalities.packing import Packed
+from zoo.modalities.vocabulary import CausalEncoder
 
 __all__ = ["CodeEncoder", "CodeEncoderConfig"]
 

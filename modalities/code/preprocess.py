@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from zoo.modalities.code.tokenizer import SPECIAL_TOKENS, Tokenizer
 from zoo.modalities.code.words import mark_words, names_of
-from zoo.modalities.contracts import Batch, Raw, Sample, WordPreprocess
+from zoo.modalities.contracts import Batch, Raw, Sample
+from zoo.modalities.vocabulary import WordPreprocess
 
 from zoo.errors import DataError, UsageError
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, normalize, relu
 from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
 from zoo.modalities.code.relative import RelativeBias, attend
-from zoo.modalities.contracts import Batch, Features, Tokens, VocabularyEncoder, WriterEncoder
+from zoo.modalities.contracts import Batch, Features, Tokens
 from zoo.modalities.packing import Packed
+from zoo.modalities.vocabulary import VocabularyEncoder, WriterEncoder
 
 __all__ = ["T5", "T5Config", "T5Encoder"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from zoo.modalities.attention import attention
-from zoo.modalities.blocks import Attend, Block
+from zoo.modalities.blocks import Attend
 from zoo.modalities.contracts import Batch, Features, Tokens
-from zoo.modalities.patch_vit import PatchViTConfig
+from zoo.modalities.patch_vit import PatchViTConfig, blocks_of
 from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessConfig
 from zoo.modalities.volumes import SequenceEncoder, volume_positions
 
@@ -95,16 +95,7 @@ class ViT3D(SequenceEncoder):
         self.volume_grid = (x, y, z)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.patch_embed = SequenceEmbedding(config.dim, patch, self.sequences, self.volume_grid)
-        self.blocks = nn.ModuleList(
-            Block(
-                config.dim,
-                config.heads,
-                int(config.dim * config.mlp_ratio),
-                norm_eps=config.norm_eps,
-                drop_path=config.drop_path * i / max(1, config.depth - 1),
-            )
-            for i in range(config.depth)
-        )
+        self.blocks = blocks_of(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         if not self.cls_token.is_meta:  # drawing on meta imports torch's compiler, for seconds
             self.init_weights()

@@ -11,8 +11,9 @@ from zoo.objectives.voco import VoCo, VoCoConfig
 
 import zoo
 from zoo.data.shards import ShardSet
+from zoo.demo.shuffled_voco import ShuffledVoCo
 from zoo.demo.torsos import ORGANS, SHAPE, SPACING, draw_torso, write_torsos
-from zoo.demo.volumes import MODEL, ShuffledVoCo
+from zoo.demo.volumes import MODEL
 
 BODIES = 12
 

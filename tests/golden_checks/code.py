@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 from torch.func import functional_call
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Tokens, VocabularyEncoder
+from zoo.modalities.contracts import Batch, Tokens
 from zoo.modalities.packing import Packed
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.contrastive_losses import supervised_contrastive
 from zoo.objectives.dupmae import DupMAE, DupMAEConfig
 from zoo.objectives.spans import corrupt_spans, fitting_length, noise_mask, span_counts

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from zoo.registry.build import encoder_spec
 
 import zoo
 from zoo.cli import cli
-from zoo.errors import IntegrityError, UsageError, WeightsError, ZooError
+from zoo.errors import IntegrityError, StorageError, UsageError, WeightsError, ZooError
 
 # How the client sends files; a matter between it and its transport.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -187,13 +188,38 @@ def test_killed_before_any_change_and_run_again_it_ends_the_same(hub, token, fol
     assert kills >= 6, "create, uploads, commit, tag, settings"
 
 
-@pytest.mark.parametrize("kind", [503, "reset"])
+@pytest.mark.parametrize("kind", [503, 429, "reset", "slow"])
 def test_faults_that_pass(hub, token, folder, here, kind):
     for match in ("create", "preupload", "batch", "PUT /upload", "commit/", "tag/", "tree/"):
         hub.fail(match, kind)
     zoo.publish(folder, "org/digits", licence="MIT")
     assert len(hub.repos["org/digits"].commits) == 2
     assert state(hub)[2]
+
+
+@pytest.mark.parametrize("when", ["before", "after the commit"])
+def test_a_full_disk(hub, token, folder, here, when):
+    """As files that may not grow past a size; it is what comes back from the Hub in the end."""
+    if when == "before":
+        fill()
+    else:
+        hub.before_commit = fill
+    try:
+        with pytest.raises(StorageError, match=r"free some space|choose another folder"):
+            zoo.publish(folder, "org/digits", licence="MIT", public=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    hub.before_commit = lambda: None
+    assert "org/digits" not in hub.repos or hub.repos["org/digits"].private
+    zoo.publish(folder, "org/digits", licence="MIT", public=True)
+    assert not hub.repos["org/digits"].private
+    assert len(hub.repos["org/digits"].commits) == 2
+
+
+def fill():
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
+    )  # less than weights
 
 
 def test_the_answer_to_the_commit_is_lost(hub, token, folder, here, monkeypatch):

@@ -92,7 +92,7 @@ def test_the_temperature_stays_within_its_bounds():
         ("digits-mae", ["loader.tokens=512"], "compares all samples of a step"),
         ("digits-mae", ["objective.mask_ratio=0.5"], "unknown key 'mask_ratio'"),
         ("digits-mae", ["objective.temperature=0"], "between 0.01 and 1"),
-        ("stdlib-mlm", [], r"needs tokens on a fixed grid .* works with masked_lm"),
+        ("stdlib-mlm", [], r"needs samples that are all of one shape, .* works with masked_lm"),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_recipe_is_read(model, words, message):

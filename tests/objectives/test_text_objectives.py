@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from zoo.modalities.contracts import Tokens, WriterEncoder
+from zoo.modalities.contracts import Tokens
+from zoo.modalities.vocabulary import WriterEncoder
 from zoo.objectives.biphasic import Biphasic, BiphasicConfig
 from zoo.objectives.causal_lm import CausalLM, CausalLMConfig, next_tokens
 from zoo.objectives.contrastive_losses import supervised_contrastive

@@ -1,6 +1,6 @@
 """Synthetic torsos: no scan of anybody, but volumes with the structure of an abdominal CT.
 
-Seven organs, random smooth shapes at anatomically consistent places, lie between lungs, spine and
+Eight organs, random smooth shapes at anatomically consistent places, lie between lungs, spine and
 loops of bowel in a wall of muscle and fat; only the soft organs are labelled. Bodies differ in
 size, shape and where they lie; scans in calibration, noise and in how far contrast agent has come,
 so that intensity alone tells little of an organ.
@@ -25,9 +25,9 @@ from zoo.errors import UsageError
 
 __all__ = ["AFFINE", "ORGANS", "SHAPE", "SPACING", "Organ", "Torso", "draw_torso", "write_torsos"]
 
-SHAPE = (48, 32, 32)  # X, Y, Z
-SPACING = 8.0  # mm
-AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])
+SHAPE = (48, 48, 16)  # X, Y, Z
+SPACING = (8.0, 6.0, 16.0)  # mm
+AFFINE = np.diag([*SPACING, 1.0])
 AIR, FAT, TISSUE, MUSCLE = -1000.0, -100.0, -30.0, 55.0  # HU
 WALL, SKIN = (140.0, 92.0), (160.0, 110.0)  # mm: half axes of the abdominal wall and of the body
 
@@ -57,6 +57,7 @@ ORGANS = (
     Organ(name="spleen", hu=45, contrast=75, centre=(-98, -28, 52), radii=(32, 42, 42)),
     Organ(name="right kidney", hu=35, contrast=140, centre=(64, -48, -22), radii=(28, 28, 48)),
     Organ(name="left kidney", hu=35, contrast=140, centre=(-66, -48, -6), radii=(28, 28, 48)),
+    Organ(name="pancreas", hu=40, contrast=60, centre=(-6, 8, 16), radii=(58, 17, 24)),
     Organ(name="bladder", hu=8, contrast=0, centre=(0, 36, -98), radii=(42, 34, 34)),
     Organ(name="aorta", hu=40, contrast=180, centre=(-10, -30, 0), radii=(15, 15, _ENDLESS)),
 )
@@ -133,7 +134,9 @@ def _write_nifti(folder: Path, split: int, count: int, *, labelled: bool) -> Non
 
 def _grid(rng: np.random.Generator) -> Field:
     """(3, X, Y, Z): mm from the middle of a body that is larger or smaller, and lies off centre."""
-    lines = [(np.arange(size) - (size - 1) / 2) * SPACING for size in SHAPE]
+    lines = [
+        (np.arange(size) - (size - 1) / 2) * edge for size, edge in zip(SHAPE, SPACING, strict=True)
+    ]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"))
     shift, scale = rng.normal(0, (6, 5, 8)), np.exp(rng.normal(0, 0.05, 3))
     moved: Field = (grid - shift[:, None, None, None]) / scale[:, None, None, None]

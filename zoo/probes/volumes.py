@@ -105,7 +105,10 @@ class LabelledVolumes:
         return batch["volume"], self._found(batch[LABELS])
 
     def _found(self, classes: Tensor) -> Tensor:
-        masks = [torch.isin(classes, torch.tensor(one)) for one in self.structures.values()]
+        masks = [
+            torch.stack([classes == number for number in one]).any(dim=0)
+            for one in self.structures.values()
+        ]
         if not are_exclusive(self.structures):
             return torch.cat(masks).byte()
         numbers = torch.zeros_like(classes, dtype=torch.uint8)
