@@ -3,7 +3,7 @@
 Both are restated with timm's blocks. Official (facebookresearch/mae with its timm 0.3.2): attention
 as products and a softmax, every patch is predicted, the loss is masked afterwards. Lightly 1.6:
 timm's fused attention, and hidden patches alone are predicted. Losses are compared before anything
-is timed. Forward and backward, and AdamW as PyTorch makes it by default (ours is fused), on one
+is timed. Forward, backward and AdamW, as PyTorch makes it by default (ours is fused), on one
 thread, in turn in one process, by the processor's clock, because others use the machine; the peak
 of memory in a process of its own each.
 """
@@ -99,15 +99,9 @@ class Lightly(Official):
         return self.errors(self.decoder_pred(self.decoder_norm(x)), target).mean()
 
 
-def theirs(kind: type[Official], weights: dict[str, Tensor]) -> tuple[Loss, list[nn.Parameter]]:
-    """Loss and parameters of a restated model."""
-    model = kind()
-    model.load_state_dict(weights, strict=False)
-    return model, list(model.parameters())
-
-
 def ours() -> tuple[Loss, list[nn.Parameter], dict[str, Tensor]]:
-    """Loss, parameters and state by the card."""
+    """Loss, parameters, and the state under the restated models' names; by the card."""
+    torch.manual_seed(0)
     encoder = zoo.create("mae-base", seed=0)
     recipe = zoo.card("mae").recipe
     assert recipe is not None
@@ -125,12 +119,17 @@ def ours() -> tuple[Loss, list[nn.Parameter], dict[str, Tensor]]:
 WAYS = {"official": Official, "lightly": Lightly, "zoo": None}
 
 
-def step(way: str, *, half: bool = False) -> Callable[[], float]:
+def step(
+    way: str, *, half: bool = False, weights: dict[str, Tensor] | None = None
+) -> Callable[[], float]:
     """One update of a model made here, which returns the loss before it."""
-    torch.manual_seed(0)
-    loss, parameters, state = ours()
+    loss: Loss
     if kind := WAYS[way]:
-        loss, parameters = theirs(kind, state)
+        model = kind()
+        model.load_state_dict(weights or {}, strict=False)
+        loss, parameters = model, [*model.parameters()]
+    else:
+        loss, parameters, _ = ours()
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True if way == "zoo" else None)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator)
@@ -147,17 +146,14 @@ def step(way: str, *, half: bool = False) -> Callable[[], float]:
     return update
 
 
-def measured(way: str, half: bool) -> tuple[float, float]:
-    """The first loss, and the megabytes that a process reaches in two updates, above its imports.
-
-    The second model that checks the weights is made before, and counts as an import.
-    """
+def peak(way: str, half: bool) -> float:
+    """Megabytes that a process reaches in two updates, model included, above its imports."""
     torch.set_num_threads(THREADS)
-    update = step(way, half=half)
     begins = _megabytes("VmRSS")
-    first = update()
+    update = step(way, half=half)
     update()
-    return first, _megabytes("VmHWM") - begins
+    update()
+    return _megabytes("VmHWM") - begins
 
 
 def _megabytes(name: str) -> float:
@@ -167,20 +163,22 @@ def _megabytes(name: str) -> float:
 
 
 def main() -> None:
-    """Compares losses and memory, then times."""
+    """Says what each needs, compares losses, then times."""
     torch.set_num_threads(THREADS)
     candidates = {
-        f"{way} {'bfloat16' if half else 'float32'}": (way, half)
-        for half in (False, True)
-        for way in WAYS
+        "official float32": ("official", False),
+        "lightly float32": ("lightly", False),
+        "zoo float32": ("zoo", False),
+        "zoo bfloat16": ("zoo", True),
     }
-    del candidates["lightly bfloat16"]
     spawn = multiprocessing.get_context("spawn")
     for name, (way, half) in candidates.items():
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            loss, peak = pool.submit(measured, way, half).result()
-        print(f"{name:<34} loss {loss:.5f} {peak:>10.0f} MB")
-    work = {name: step(way, half=half) for name, (way, half) in candidates.items()}
+            print(f"{name:<34} {pool.submit(peak, way, half).result():>10.0f} MB")
+    weights = {name: value.clone() for name, value in ours()[2].items()}
+    work = {name: step(way, half=half, weights=weights) for name, (way, half) in candidates.items()}
+    for name, update in work.items():
+        print(f"{name:<34} loss {update():.5f}")
     report("vision_step", alternate(work, ROUNDS, time.process_time), base="official float32")
 
 
