@@ -7,16 +7,15 @@ quarter of the steps causal beat masked language modelling alone there.
 Notation: T tokens of a batch, N tokens of a text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from zoo.modalities.contracts import Batch, Encoder
 from zoo.modalities.vocabulary import CausalEncoder
-from zoo.objectives.causal_lm import next_token_logits
+from zoo.objectives.causal_lm import next_token_loss
 from zoo.objectives.contract import Losses
-from zoo.objectives.lm_head import token_loss
 from zoo.objectives.masked_lm import MaskedLM, MaskedLMConfig
 
 __all__ = ["Biphasic", "BiphasicConfig"]
@@ -58,18 +57,15 @@ class Biphasic(MaskedLM):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The phase's mean cross-entropy; metrics `top1` and `causal`, 1 in the first phase."""
-        is_causal = self.is_causal
-        if is_causal:
+        if not self.is_causal:
+            losses = super().forward(encoder, batch)
+        else:
             assert isinstance(encoder, CausalEncoder)
             clean = batch | {"ids": batch["clean_ids"]}
-            logits, targets = next_token_logits(encoder, self.head, clean)
-        else:
-            logits, targets = self.predict(encoder, batch), batch["target_ids"]
-        metrics = {
-            "top1": (logits.argmax(-1) == targets).float().mean(),
-            "causal": logits.new_tensor(float(is_causal)),
-        }
-        return Losses(total=token_loss(logits, targets), metrics=metrics)
+            total, top1 = next_token_loss(encoder, self.head, clean)
+            losses = Losses(total=total, metrics={"top1": top1})
+        causal = losses.total.new_tensor(float(self.is_causal))
+        return replace(losses, metrics=losses.metrics | {"causal": causal})
 
     def count(self, batch: Batch) -> int:
         """The targets of the phase."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from zoo.modalities.contracts import Batch, Encoder
 from zoo.modalities.vocabulary import CausalEncoder
 from zoo.objectives.contract import Losses, Objective
-from zoo.objectives.lm_head import LMHead, token_loss
+from zoo.objectives.lm_head import LMHead
 
-__all__ = ["CausalLM", "CausalLMConfig", "next_token_logits", "next_tokens"]
+__all__ = ["CausalLM", "CausalLMConfig", "next_token_loss", "next_tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,21 +38,20 @@ class CausalLM(Objective):
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean cross-entropy of every token but the first of each text; metric `top1`."""
         assert isinstance(encoder, CausalEncoder)
-        logits, targets = next_token_logits(encoder, self.head, batch)
-        top1 = (logits.argmax(-1) == targets).float().mean()
-        return Losses(total=token_loss(logits, targets), metrics={"top1": top1})
+        total, top1 = next_token_loss(encoder, self.head, batch)
+        return Losses(total=total, metrics={"top1": top1})
 
     def count(self, batch: Batch) -> int:
         """Tokens that are not the first of their text."""
         return len(batch["ids"]) - len(batch["lengths"])
 
 
-def next_token_logits(encoder: CausalEncoder, head: LMHead, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (M, V) and targets (M,)."""
+def next_token_loss(encoder: CausalEncoder, head: LMHead, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy of every token but the first of each text."""
     index = next_tokens(batch["lengths"]).to(batch["ids"].device)
     tokens = encoder.encode(encoder.tokenize(batch), causal=True)
     states = tokens.x.flatten(0, 1)[index]
-    return head(states, encoder.embedding.weight), batch["ids"][index + 1]
+    return head.loss(states, encoder.embedding.weight, batch["ids"][index + 1])
 
 
 def next_tokens(lengths: Tensor) -> Tensor:

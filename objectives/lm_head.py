@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear
 from zoo.modalities.vocabulary import VocabularyEncoder
+from zoo.objectives.tiled_cross_entropy import tiled_cross_entropy
 
 __all__ = ["LMHead", "token_loss"]
 
@@ -31,7 +32,14 @@ class LMHead(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """States (M, D) and the embedding (V, D) -> logits (M, V)."""
-        return linear(self.norm(gelu(self.dense(x))), embedding, self.bias)
+        return linear(self._hidden(x), embedding, self.bias)
+
+    def loss(self, x: Tensor, embedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """`token_loss` of the logits, and the accuracy, without ever holding all of them."""
+        return tiled_cross_entropy(self._hidden(x), embedding, self.bias, targets)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self.norm(gelu(self.dense(x)))
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:

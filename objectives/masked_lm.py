@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
 from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.contract import Losses, Objective
-from zoo.objectives.lm_head import LMHead, token_loss
+from zoo.objectives.lm_head import LMHead
 from zoo.objectives.masking import MaskingConfig, Vocabulary, corrupt, mark_words
 
 __all__ = ["MaskedLM", "MaskedLMConfig"]
@@ -54,10 +54,10 @@ class MaskedLM(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean cross-entropy over the chosen tokens; metric `top1`."""
-        logits = self.predict(encoder, batch)
-        targets = batch["target_ids"]
-        top1 = (logits.argmax(-1) == targets).float().mean()
-        return Losses(total=token_loss(logits, targets), metrics={"top1": top1})
+        assert isinstance(encoder, VocabularyEncoder)
+        states = encoder.states(batch, batch["target_index"])
+        total, top1 = self.head.loss(states, encoder.embedding.weight, batch["target_ids"])
+        return Losses(total=total, metrics={"top1": top1})
 
     def predict(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Logits (M, V) at `target_index`."""

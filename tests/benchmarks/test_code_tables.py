@@ -159,18 +159,25 @@ def test_glue_command(export, data, monkeypatch, kind):
     assert lines[4][:4] == ["mean", "of", "3", "tasks:"]
 
 
-def test_standard_library_command(export, monkeypatch):
-    def side(module):
-        return SearchPairs(
-            queries=[f"return {name}" for name in NAMES],
-            codes=[f"def f(): return {name}" for name in NAMES],
-            anonymous=["def Func(): return"] * 8,
-            modules=[module + "12"[i % 2] for i in range(8)],
-        )
+def some_pairs(module):
+    return SearchPairs(
+        queries=[f"return {name}" for name in NAMES],
+        codes=[f"def f(): return {name}" for name in NAMES],
+        anonymous=["def Func(): return"] * 8,
+        modules=[module + "12"[i % 2] for i in range(8)],
+    )
 
-    monkeypatch.setattr(script, "stdlib_pairs", lambda: {"train": side("a"), "test": side("b")})
-    monkeypatch.setattr(script, "is_held_back", lambda module: True)
-    done = CliRunner().invoke(stdlib_search.command, [str(export)], catch_exceptions=False)
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_standard_library_command(trains, export, monkeypatch):
+    sides = {"train": some_pairs("a"), "test": some_pairs("b")}
+    monkeypatch.setattr(script, "stdlib_pairs", lambda: sides)
+    monkeypatch.setattr(script, "is_held_back", lambda module: module == "a1")
+    small = {f"encoder.{name}": value for name, value in TINY.items()} | {"train.batch_size": 2}
+    monkeypatch.setattr(script, "RECIPE", {**script.RECIPE, **small, "train.warmup": 1})
+    words = ["--seeds", "1", "--steps", "2"] if trains else [str(export)]
+    done = CliRunner().invoke(stdlib_search.command, words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "bm25, anonymised" in done.output
     assert "fused - bm25:" in done.output
+    assert "weight of 4 other pairs" in done.output

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from zoo.modalities.tabular.numbers import Linear as NumberMap
 from zoo.registry.build import (
     OBJECTIVES,
     build_encoder,
@@ -99,19 +100,32 @@ def pairs():
             yield model, objective
 
 
+OPTIONS = {  # that fit any encoder
+    "mae": {"decoder_dim": 384},  # a width for positions on any number of axes
+    "bm_mae": {"decoder_dim": 384},
+    "biphasic": {"causal_steps": 1},
+    "dupmae": {"decoder_heads": 2},
+    "text_code_matching": {"match_id": 0, "write_text_id": 1, "write_code_id": 2},
+}
+CHANGES = {  # what an objective needs of its encoder
+    "unitabe": {"numbers": "digits", "pool": "cls"},
+    "masked_cells": {"tokens": "cells"},
+}
+
+
 @pytest.mark.parametrize(("model", "objective"), list(pairs()))
 def test_groups_of_the_catalogue(model, objective):
     """The names say what the modules are: only weights of linear maps and convolutions decay."""
     with torch.device("meta"):
-        encoder = build_encoder(encoder_spec(model, {}))
-        # 384 channels fit positions on any number of axes.
-        width = {"decoder_dim": 384} if objective in ("mae", "bm_mae") else {}
-        task = build_objective({"name": objective, **width}, encoder)
+        encoder = build_encoder(encoder_spec(model, CHANGES.get(objective, {})))
+        task = build_objective({"name": objective, **OPTIONS.get(objective, {})}, encoder)
     pair = nn.ModuleDict({"encoder": encoder, "objective": task})
     for path, module in pair.named_modules():
         for leaf, p in module.named_parameters(prefix=path, recurse=False):
-            is_map = isinstance(module, nn.Linear | _ConvNd) and leaf.endswith(".weight")
+            is_map = isinstance(module, nn.Linear | _ConvNd | NumberMap)
+            is_map &= leaf.endswith(".weight")
             is_map |= leaf.endswith("weight.original1")  # of weight norm: the direction
+            is_map |= isinstance(module, nn.LSTM) and ".weight_" in leaf
             if p.requires_grad:
                 assert decays(leaf, p) == is_map, leaf
                 in_block = "blocks." in leaf

@@ -16,8 +16,8 @@ Group = dict[str, object]
 
 # What stands for a place or a symbol. A patch embedding is a projection and does not.
 _TABLE = re.compile(
-    r"(\w*_)?(pos_emb(ed)?|rel_pos\w*|tokens?|(?<!patch_)embeddings?|bias_table|positions?"
-    r"|codevectors)"
+    r"(\w*_)?(pos_emb(ed)?|rel_pos\w*|tokens?|(?<!patch_)embeddings?|table|types|positions?"
+    r"|relative|codevectors)"
 )
 _BLOCK = re.compile(r"(.*?\w*blocks\.\d+)\.")
 _NORM = re.compile(r"(^|\.)norm\.")
