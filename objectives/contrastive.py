@@ -103,7 +103,7 @@ class ViewContrastive(Objective):
     def start(self, encoder: Encoder) -> None:
         """The slow copy begins with the same weights."""
         if self.queue is not None:
-            self.queue.follow(encoder, self.projector)
+            self.queue.towers.follow(encoder, self.projector)
 
     def after_step(self, encoder: Encoder) -> None:
         """Keeps the temperature within its bounds; moves the slow copy and the queue."""
