@@ -29,7 +29,7 @@ class SlowCopy(nn.ModuleList):
         return super().train(False)
 
     @torch.no_grad()
-    def follow(self, *modules: nn.Module, weight: float | Tensor = 1.0) -> None:
+    def follow(self, *modules: nn.Module, weight: float = 1.0) -> None:
         """Copies become (1 - weight) copy + weight module; buffers are copied."""
         originals = nn.ModuleList(modules)
         slow = [p.detach() for p in self.parameters()]
@@ -75,11 +75,8 @@ class Teacher(nn.Module):
     def update(self, *modules: nn.Module) -> None:
         """After an update of the modules."""
         momentum, steps = self.config.momentum, self.config.momentum_steps
+        weight = 1.0 - momentum
         if steps:
-            done = (self.updates / steps).clamp(max=1.0)
-            self.towers.follow(
-                *modules, weight=(1.0 - momentum) * (1.0 + torch.cos(math.pi * done)) / 2
-            )
-        else:
-            self.towers.follow(*modules, weight=1.0 - momentum)
+            weight *= (1.0 + math.cos(math.pi * min(1.0, int(self.updates) / steps))) / 2
+        self.towers.follow(*modules, weight=weight)
         self.updates += 1
