@@ -39,6 +39,8 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.claims.masking_rate
 	$(BIN)/python -m zoo.benchmarks.claims.biphasic
 	$(BIN)/python -m zoo.benchmarks.claims.packing
+	$(BIN)/python -m zoo.benchmarks.speed.vision
+	$(BIN)/python -m zoo.benchmarks.speed.vision_step
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
 """Weights into an encoder: no random initialisation, no copy, every tensor accounted for.
 
-Order: read the header, build on the meta device, map names, check, assign, recompute buffers. The
+Order: build on the meta device, read the header, map names, check, assign, recompute buffers. The
 file is mapped, so loading a ViT-B touches a few pages until the first forward
 (benchmarks/speed/loading.py).
 """
@@ -44,9 +44,9 @@ def load_encoder(
     Raises:
         WeightsError: tensors are missing, unexpected, misshapen or not finite.
     """
-    converted = convert(read_state(path), layout)
     with torch.device("meta"):
         encoder = build_encoder(spec)
+    converted = convert(read_state(path), layout or encoder.layout)
     state = converted.encoder
     given = set(state)
     adapted = encoder.adapt(state)

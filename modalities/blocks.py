@@ -31,14 +31,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.proj = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        return self.proj(self.mix(x, attend))
+    def forward(self, x: Tensor, attend: Attend, first: int = 0) -> Tensor:
+        """(B, N, D) -> (B, N - first, D): what the tokens from `first` on find."""
+        return self.proj(self.mix(x, attend, first))
 
-    def mix(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, N, D) -> (B, N, D): what the heads saw, before the projection."""
+    def mix(self, x: Tensor, attend: Attend, first: int = 0) -> Tensor:
+        """(B, N, D) -> (B, N - first, D): what the heads saw, before the projection."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return attend(q, k, v).flatten(-2)
+        return attend(q[:, first:], k, v).flatten(-2)
 
 
 class Mlp(nn.Module):
@@ -67,9 +67,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, hidden)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self._drop(self.attn(self.norm1(x), attend))
+    def forward(self, x: Tensor, attend: Attend, first: int = 0) -> Tensor:
+        """(B, N, D) -> (B, N - first, D): tokens before `first` are only looked at."""
+        x = x[:, first:] + self._drop(self.attn(self.norm1(x), attend, first))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, x: Tensor) -> Tensor:

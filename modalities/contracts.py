@@ -35,6 +35,7 @@ __all__ = [
     "Sample",
     "TokenEncoder",
     "Tokens",
+    "UniformEncoder",
     "VocabularyEncoder",
     "WordPreprocess",
     "WriterEncoder",
@@ -53,8 +54,7 @@ class Features:
     """What an encoder makes of a batch.
 
     `tokens` is (B, N, D), or (1, T, D) with `lengths` where sequences are packed; tokens that stand
-    for no part of the input (a class token) are left out, so that `tokens` fits `grid`.
-    `pooled` is (B, D).
+    for no part of the input (a class token) are left out, to fit `grid`. `pooled` is (B, D).
     """
 
     tokens: Tensor
@@ -123,6 +123,11 @@ class Preprocess(ABC):
     @abstractmethod
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """One batch of several samples."""
+
+    @property
+    def bound(self) -> Mapping[str, object]:
+        """Constants without which the weights mean something else: nobody may change them."""
+        return {}
 
     @property
     def ready(self) -> bool:
@@ -215,6 +220,7 @@ class Encoder(nn.Module, ABC):
     needs_words: ClassVar[str] = "an encoder"  # how an objective that needs this kind says so
     config_class: ClassVar[type]  # frozen dataclass: everything that shapes the encoder
     preprocess_class: ClassVar[type]  # frozen dataclass: the constants of its preprocessing
+    layout: ClassVar[str | None] = None  # of files of weights, where their names cannot tell it
     dim: int
     preprocess: Preprocess
     load_report: LoadReport | None = None
@@ -296,7 +302,13 @@ class TokenEncoder(Encoder):
         )
 
 
-class GridEncoder(TokenEncoder):
+class UniformEncoder(Encoder):
+    """An encoder of samples that are all of one shape, so that any of them stack."""
+
+    needs_words = "samples that are all of one shape"
+
+
+class GridEncoder(TokenEncoder, UniformEncoder):
     """A token encoder whose tokens lie on a fixed grid and carry the values they were made from."""
 
     needs_words = "tokens on a fixed grid that carry their own values"

@@ -39,7 +39,9 @@ def sincos_positions(dim: int, grid: tuple[int, ...], *, prefix: int = 0) -> Ten
     return torch.from_numpy(table.astype(np.float32)).unsqueeze(0)
 
 
-def resize_positions(table: Tensor, size: tuple[int, int], *, prefix: int) -> Tensor:
+def resize_positions(
+    table: Tensor, size: tuple[int, int], *, prefix: int, antialias: bool = False
+) -> Tensor:
     """A position table (1, prefix + N, D) of a square grid for another 2-D grid.
 
     Bicubic, align_corners False, no antialias, as facebookresearch/mae does it; timm's own
@@ -50,6 +52,6 @@ def resize_positions(table: Tensor, size: tuple[int, int], *, prefix: int) -> Te
     if side * side != body.shape[1]:
         raise ValueError(f"cannot resize positions of {body.shape[1]} tokens: not a square grid")
     image = body.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    image = interpolate(image.float(), size=size, mode="bicubic", align_corners=False)
+    image = interpolate(image.float(), size=size, mode="bicubic", antialias=antialias)
     body = image.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
     return torch.cat([head, body], dim=1)

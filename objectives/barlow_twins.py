@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.batch_norm import standardized
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.gather import GlobalBatch
@@ -35,7 +35,7 @@ class BarlowTwinsConfig:
 class BarlowTwins(Objective):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = BarlowTwinsConfig
     compares_samples = True
 

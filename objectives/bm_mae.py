@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from zoo.modalities.contracts import Batch, Encoder, Tokens
 from zoo.modalities.volumes import SequenceEncoder, volume_positions
 from zoo.objectives.contract import Losses
-from zoo.objectives.mae import MAE, MAEConfig, Reconstruction, squared_errors
+from zoo.objectives.mae import MAE, MAEConfig, Reconstruction, squared_errors, unstacked
 from zoo.objectives.pictures import side_by_side
 
 from zoo.errors import UnknownNameError
@@ -82,6 +82,7 @@ class BMMAE(MAE):
         """
         if missing is None:
             return super().reconstruct(encoder, batch)
+        batch = unstacked(batch)
         if missing not in self.sequences:
             raise UnknownNameError("sequence", missing, self.sequences)
         hidden = torch.tensor([name == missing for name in self.sequences])

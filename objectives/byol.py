@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.projector import projector
 from zoo.objectives.teacher import Teacher, TeacherConfig
@@ -36,7 +36,7 @@ class BYOLConfig(TeacherConfig):
 class BYOL(Objective):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = BYOLConfig
     compares_samples = True
 

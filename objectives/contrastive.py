@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
@@ -54,8 +54,7 @@ class ViewContrastive(Objective):
     Where there is a queue, also `content_ids` (B, 1).
     """
 
-    # A batch of views is one of samples that are all of the same shape.
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = ViewContrastiveConfig
     compares_samples = True
 

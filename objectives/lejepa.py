@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.projector import projector
@@ -46,7 +46,7 @@ class LeJEPAConfig:
 class LeJEPA(Objective):
     """Batches hold all views of each sample: every field is (B, V, ...)."""
 
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = LeJEPAConfig
     compares_samples = True
 

@@ -2,9 +2,10 @@
 
 Numbers match facebookresearch/mae. The reference puts mask tokens between the visible ones before
 the decoder and predicts every patch; here the decoder runs on [prefix, visible, hidden] with
-positions gathered to match, and only hidden patches are predicted. Transformers do not see order,
-so the function is the same; `reconstruct` gives the reference's form. AudioMAE's decoder of local
-windows (arXiv 2207.06405) does see it, and gets all tokens in their places, without the prefix.
+positions gathered to match, only hidden patches are predicted, and in the last block the others are
+only looked at. Transformers do not see order, so the function is the same; `reconstruct` gives the
+reference's form. AudioMAE's decoder of local windows (arXiv 2207.06405) does see it, and gets all
+tokens in their places, without the prefix.
 
 Works on any encoder with a fixed grid whose tokens carry the values they were made from.
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Block
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Tokens
+from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample, Tokens
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.pictures import side_by_side
@@ -32,6 +33,7 @@ __all__ = [
     "random_order",
     "reconstruction_loss",
     "squared_errors",
+    "unstacked",
 ]
 
 
@@ -41,6 +43,7 @@ class MAEConfig:
 
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
+    repeats: int = 1  # augmentations of a decoded sample, each with a mask of its own
     decoder: Literal["std", "swin"] = "std"  # the encoder's kind of block, or shifted windows
     decoder_dim: int = 512
     decoder_depth: int = 8
@@ -51,6 +54,9 @@ class MAEConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        for name in ("repeats", "decoder_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,10 @@ class Reconstruction:
 
 
 class MAE(Objective):
-    """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible."""
+    """Batches need `noise` (B, N), uniform: the tokens with the lowest values stay visible.
+
+    Where samples are repeated every field is (B, R, ...).
+    """
 
     requires: ClassVar[type[Encoder]] = GridEncoder
     config_class: ClassVar[type] = MAEConfig
@@ -99,19 +108,28 @@ class MAE(Objective):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
 
+    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
+        """Augmented and masked; stacked where there are `repeats`: decoding takes most time."""
+        once = super().prepare
+        several = [once(sample, preprocess, generator) for _ in range(self.config.repeats)]
+        if len(several) == 1:
+            return several[0]
+        return {name: torch.stack([one[name] for one in several]) for name in several[0]}
+
     def views(self, sample: Batch, generator: torch.Generator) -> Batch:
         """Adds `noise` (N,)."""
         return sample | {"noise": torch.rand(self.num_tokens, generator=generator)}
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Mean squared error over the hidden tokens."""
-        latent, tokens, order = self._encode(encoder, batch, self.num_visible)
-        decoded = self._decode(latent, order)[:, self.num_visible :]
-        return self._losses(self.decoder_pred(decoded), order[:, self.num_visible :], tokens)
+        visible = self.num_visible
+        latent, tokens, order = self._encode(encoder, unstacked(batch), visible)
+        decoded = self._decode(latent, order, first=visible)
+        return self._losses(self.decoder_pred(decoded), order[:, visible:], tokens)
 
     def reconstruct(self, encoder: Encoder, batch: Batch) -> Reconstruction:
         """Predictions for every token, visible ones too, in the tokens' own order."""
-        return self._reconstruct(encoder, batch, self.num_visible)
+        return self._reconstruct(encoder, unstacked(batch), self.num_visible)
 
     def fill_in(self, whole: Reconstruction) -> Tensor:
         """(B, N, P) in the input's space: visible tokens as they are, hidden ones predicted.
@@ -184,8 +202,8 @@ class MAE(Objective):
         """(1, prefix + N, decoder_dim)."""
         return self.decoder_pos_embed
 
-    def _decode(self, latent: Tokens, order: Tensor) -> Tensor:
-        """(B, N, decoder_dim), tokens in `order`."""
+    def _decode(self, latent: Tokens, order: Tensor, *, first: int = 0) -> Tensor:
+        """(B, N - first, decoder_dim), tokens in `order` from `first` on."""
         x = self.decoder_embed(latent.x)
         mask = self.mask_token.to(x.dtype)
         if latent.valid is not None:  # what was never there is as good as hidden
@@ -198,16 +216,31 @@ class MAE(Objective):
         places = body.expand(len(x), -1, -1).take_along_dim(order.unsqueeze(-1), 1)
         x = x + torch.cat([head.expand(len(x), -1, -1), places], dim=1)
         if self.config.decoder == "std":
-            for block in self.decoder_blocks:
-                x = block(x, attention)
-            x = x[:, latent.prefix :]
+            x = self._attended(x, latent.prefix + first)
         else:
             x = x[:, latent.prefix :].take_along_dim(order.argsort(dim=1).unsqueeze(-1), 1)
             for block in self.decoder_blocks:
                 x = block(x)
-            x = x.take_along_dim(order.unsqueeze(-1), 1)
+            x = x.take_along_dim(order[:, first:].unsqueeze(-1), 1)
         normed: Tensor = self.decoder_norm(x)
         return normed
+
+    def _attended(self, x: Tensor, first: int) -> Tensor:
+        """(B, T, decoder_dim) through the blocks -> tokens from `first` on.
+
+        In training the last block gives no others. FLOPs are counted in eval mode: the model's own.
+        """
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            x = block(x, attention)
+        return last(x, attention, first) if self.training else last(x, attention)[:, first:]
+
+
+def unstacked(batch: Batch) -> Batch:
+    """Repeated samples, every field (B, R, ...), as samples: (B * R, ...)."""
+    if "noise" not in batch or batch["noise"].ndim == 2:
+        return batch
+    return {name: value.flatten(0, 1) for name, value in batch.items()}
 
 
 def random_order(noise: Tensor) -> Tensor:

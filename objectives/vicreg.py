@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.projector import projector
@@ -36,7 +36,7 @@ class VICRegConfig:
 class VICReg(Objective):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    requires: ClassVar[type[Encoder]] = GridEncoder
+    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = VICRegConfig
     compares_samples = True
 

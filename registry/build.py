@@ -30,6 +30,8 @@ __all__ = [
 
 ARCHITECTURES = {
     "vit": "zoo.modalities.vision.vit:ViT",
+    "timm": "zoo.modalities.vision.timm_encoder:TimmEncoder",
+    "open_clip": "zoo.modalities.vision.open_clip:OpenCLIP",
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
@@ -58,6 +60,7 @@ OBJECTIVES = {
     "dino": "zoo.objectives.dino:DINO",
     "ibot": "zoo.objectives.ibot:IBOT",
     "sit": "zoo.objectives.sit:SiT",
+    "image_text": "zoo.objectives.image_text:ImageText",
     "text_code": "zoo.objectives.text_code:TextCode",
     "text_code_matching": "zoo.objectives.text_code_matching:TextCodeMatching",
     "supervised_contrastive": "zoo.objectives.supervised_contrastive:SupervisedContrastive",
@@ -173,22 +176,25 @@ def resolve_recipe(
     if name.endswith(".toml"):
         table = override({**read_toml(Path(name)), **given}, words)
         return complete_recipe(read(Recipe, table, where=name))
-    one, spec = card(name), encoder_spec(name, {})
-    if one.recipe is None:
-        raise UsageError(f"{spec.name} has no recipe: its card only describes published weights")
+    words, one, spec = list(words), card(name), encoder_spec(name, {})
+    if one.recipe is None and not any(word.startswith("objective.name=") for word in words):
+        raise UsageError(
+            f"{spec.name} has no recipe: its card only describes published weights; give one, such "
+            "as objective.name=contrastive train.batch_size=256 train.epochs=100 train.lr=1e-3"
+        )
     if data is None:
         raise UsageError(f"{spec.name}: which data? give shards with --data")
+    own = to_table(one.recipe) if one.recipe else {"objective": {}, "train": {}, "loader": {}}
     table = {
         "model": spec.name,
         "modality": spec.modality,
         "encoder": spec.encoder,
         "preprocess": spec.preprocess,
-        **to_table(one.recipe),
+        **own,
         **given,
     }
-    words = list(words)
     recipe = read(Recipe, override(table, words), where=f"recipe of {spec.name}")
-    if recipe.objective["name"] != one.recipe.objective["name"]:
+    if one.recipe and recipe.objective["name"] != one.recipe.objective["name"]:
         table["objective"] = {}  # the card's options are those of another objective
         recipe = read(Recipe, override(table, words), where=f"recipe of {spec.name}")
     return complete_recipe(recipe)

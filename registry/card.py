@@ -74,6 +74,7 @@ class Card:
     default_size: str
     encoder: dict[str, Value]  # `name` of the architecture, and arguments that all sizes share
     sizes: dict[str, dict[str, Value]]
+    aliases: tuple[str, ...] = ()  # other names of the family
     preprocess: dict[str, Value] = field(default_factory=dict)
     recipe: CardRecipe | None = None
     paper: Paper | None = None

@@ -3,16 +3,20 @@
 Listing reads one JSON file, generated from zoo's own cards, and imports nothing heavy. A package
 adds cards with an entry point of the group `zoo.cards` whose value is an importable package that
 holds `*.toml` files; an architecture of its own is named as `module:Class` in the card.
+
+Names with a slash (`timm/NAME`) mean models of another library, which is asked when such a name or
+pattern is; listings of everything leave them out.
 """
 
 import fnmatch
+import importlib
 import json
 import re
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from zoo.errors import ConfigError, UnknownNameError
 
@@ -24,6 +28,7 @@ __all__ = [
     "card",
     "card_file",
     "find",
+    "is_folder",
     "list_models",
     "own_card_files",
     "render_index",
@@ -32,6 +37,10 @@ __all__ = [
 
 ROOT = Path(__file__).parent
 ENTRY_POINTS = "zoo.cards"
+LIBRARIES = {
+    "open-clip": "zoo.registry.open_clip_models",
+    "timm": "zoo.registry.timm_models",
+}
 MODALITIES = ("vision", "volume", "audio", "tabular", "code")
 
 
@@ -47,6 +56,20 @@ class Row(NamedTuple):
     tags: tuple[str, ...]  # sets of published weights
     default: bool  # whether the family's own name means this one
     path: str  # of the card; relative to the cards of zoo, absolute for other packages
+    aliases: tuple[str, ...] = ()  # other names of this one
+
+
+class Library(Protocol):
+    """What a module of LIBRARIES has. A row's name says its tag where it is asked for with one."""
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every model."""
+
+    def find(self, name: str) -> tuple[Row, str | None]:
+        """As `find`."""
+
+    def card(self, name: str) -> "Card":
+        """As `card`."""
 
 
 def list_models(
@@ -69,7 +92,8 @@ def list_models(
     Raises:
         UnknownNameError: there is no such modality or objective.
     """
-    everything = rows()
+    library = _library(pattern)
+    everything = library.rows() if library else rows()
     if modality is not None and modality not in MODALITIES:
         raise UnknownNameError("modality", modality, MODALITIES)
     objectives = {row.objective for row in everything}
@@ -98,6 +122,8 @@ def card(name: str) -> "Card":
         UnknownNameError: nothing is called that; suggests what is.
         ConfigError: the card is malformed.
     """
+    if library := _library(name):
+        return library.card(name)
     from zoo.registry.card import read_card
 
     return read_card(card_file(name))
@@ -107,15 +133,19 @@ def card_file(name: str) -> Path:
     """Where the card of a model lies.
 
     Raises:
-        UnknownNameError: nothing is called that; suggests what is.
+        UnknownNameError: nothing is called that, or it is a model of another library.
     """
+    if _library(name):
+        raise UnknownNameError("card file", name, ())
     row, _ = find(name)
     return ROOT / "cards" / row.path
 
 
 def find(name: str) -> tuple[Row, str | None]:
     """The row and the tag that a name means: a model, a family, or either with `.tag`."""
-    by_name = {row.name: row for row in rows()}
+    if library := _library(name):
+        return library.find(name)
+    by_name = {known: row for row in rows() for known in (row.name, *row.aliases)}
     by_family = {row.family: row for row in rows() if row.default}
     base, _, tag = name.partition(".")
     row = by_name.get(base) or by_family.get(base)
@@ -128,6 +158,20 @@ def find(name: str) -> tuple[Row, str | None]:
     return row, tag or None
 
 
+def is_folder(source: str | Path) -> bool:
+    """Whether it means a place on the disk, and no name: a slash in it that no library explains."""
+    if isinstance(source, Path):
+        return True
+    return source in (".", "..") or ("/" in source and _library(source) is None)
+
+
+def _library(name: str) -> Library | None:
+    prefix, slash, _ = name.partition("/")
+    if not slash or prefix not in LIBRARIES:
+        return None
+    return cast("Library", importlib.import_module(LIBRARIES[prefix]))
+
+
 @cache
 def rows() -> tuple[Row, ...]:
     """Every model: zoo's from the index, then those of other packages.
@@ -136,7 +180,8 @@ def rows() -> tuple[Row, ...]:
         ConfigError: a package's card is malformed, or two cards claim one name.
     """
     data = json.loads((ROOT / "index.json").read_text())
-    found = [Row(**(row | {"tags": tuple(row["tags"])})) for row in data]
+    lists = ("tags", "aliases")
+    found = [Row(**(row | {key: tuple(row[key]) for key in lists})) for row in data]
     seen = {row.name: "zoo" for row in found}
     for package, path in _foreign_card_files():
         for row in _rows_of(path, str(path)):
@@ -177,7 +222,15 @@ def _rows_of(path: Path, shown: str) -> Iterable[Row]:
             tags=tuple(entry.tag for entry in one.weights if entry.size == size),
             default=size == one.default_size,
             path=shown,
+            aliases=tuple(_aliases(one, size)),
         )
+
+
+def _aliases(one: "Card", size: str) -> Iterable[str]:
+    for other in one.aliases:
+        yield f"{other}-{size}"
+        if size == one.default_size:
+            yield other
 
 
 def _foreign_card_files() -> Iterable[tuple[str, Path]]:

@@ -308,3 +308,13 @@ def test_bad_labels_are_named(shards, encoder, monkeypatch):
     monkeypatch.setattr(Bits, "decode", lambda self, members: {"facts": {"labels": [1.5]}})
     with pytest.raises(DataError, match=r"00000\.tar, sample '000': labels \[1\.5\] are no list"):
         zoo.probe(encoder, **shards, kind="prototypical")
+
+
+def test_mae_s_linear_probing(shards, encoder):
+    options = QUICK | {"optimizer": "lars", "standardize": "batch", "lr": 3.0, "batch_size": 21}
+    score = zoo.probe(encoder, **shards, kind="linear", options=options)
+    assert score.accuracy >= 0.6  # chance is a quarter
+    assert "standardised by batch" in score.protocol
+    assert "lars" in score.protocol
+    with pytest.raises(UsageError, match="is for pooled features"):
+        zoo.probe(encoder, **shards, kind="attentive", options=options)

@@ -163,12 +163,13 @@ class _Trial:
         return knn_probe(x, labels, test, wanted, k=k)
 
     def linear(self, x: Scores, labels: Labels, test: Scores, wanted: Labels, seed: int) -> Score:
-        """Logistic regression; where samples have several labels, a trained linear layer."""
+        """Logistic regression; with several labels a sample, or with LARS, a trained layer."""
         recipe = self.recipe
-        if labels.ndim == 1:
-            return linear_probe(x, labels, test, wanted, standardize=recipe.standardize, seed=seed)
+        if labels.ndim == 1 and recipe.optimizer != "lars":
+            scaled = bool(recipe.standardize)
+            return linear_probe(x, labels, test, wanted, standardize=scaled, seed=seed)
         with seeded(seed, torch.device("cpu")):
-            head = Linear(x.shape[1], labels.shape[1])
+            head = Linear(x.shape[1], class_count(labels, wanted))
             model = train_head(head, torch.from_numpy(x), targets_of(labels), recipe, seed=seed)
         scores = predict(model, torch.from_numpy(test))
         return score_of("linear", scores, wanted, f"linear layer, {self.words(labels)}")
@@ -244,12 +245,14 @@ class _Trial:
 
     def words(self, labels: Labels) -> str:
         """How it was trained."""
-        recipe, loss = self.recipe, "cross-entropy" if labels.ndim == 1 else "asymmetric loss"
-        scaled = "standardised" if recipe.standardize else "as they are"
+        recipe = self.recipe
+        losses = {"asymmetric": "asymmetric loss", "bce": "binary cross-entropy"}
+        loss = "cross-entropy" if labels.ndim == 1 else losses[recipe.several]
+        scaled = {True: "standardised", False: "as they are", "batch": "standardised by batch"}
         shots = "all samples" if self.shots is None else f"{self.shots} shots a class"
         return (
-            f"{loss}, features {scaled}, {shots}, {recipe.epochs} epochs of batches of "
-            f"{recipe.batch_size}, lr {recipe.lr:g}"
+            f"{loss}, features {scaled[recipe.standardize]}, {shots}, {recipe.epochs} epochs of "
+            f"batches of {recipe.batch_size}, {recipe.optimizer}, lr {recipe.lr:g}"
         )
 
 

@@ -12,8 +12,8 @@ from zoo.hub.export import CONFIG, load_export
 from zoo.hub.published import PREFIX, published_assets, published_folder, published_weights
 from zoo.hub.weights import load_beside, load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
-from zoo.registry.build import build_encoder, encoder_spec
-from zoo.registry.catalogue import card, find
+from zoo.registry.build import Spec, build_encoder, encoder_spec
+from zoo.registry.catalogue import card, find, is_folder
 from zoo.runs import CONFIG as RUN_CONFIG
 from zoo.runs import Run
 
@@ -32,7 +32,7 @@ def create(
     """An encoder with random weights, in train mode.
 
     Args:
-        name: a model of the catalogue.
+        name: a model of the catalogue, "timm/NAME" or "open-clip/NAME".
         seed: makes the weights reproducible without touching torch's global generator.
         preprocess: constants of the preprocessing that differ from the card's.
         changes: arguments of the architecture that differ from the card's, such as depth=2.
@@ -67,8 +67,8 @@ def load(
 
     Args:
         source: a run or export folder (a Path, or a string with a slash), a name of the catalogue
-            (its weights come from the Hugging Face Hub), or "hf-hub:ORG/NAME" with "@REVISION"
-            after it if need be, where somebody published an export.
+            or "timm/NAME" (the weights come from the Hugging Face Hub), or "hf-hub:ORG/NAME" with
+            "@REVISION" after it if need be, where somebody published an export.
         weights: for a name, a file of weights in zoo's or the authors' layout.
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
@@ -82,12 +82,13 @@ def load(
         The encoder; `load_report` accounts for every tensor, `preprocess` and `embed` are ready.
 
     Raises:
-        UnknownNameError, UsageError: there is no such thing.
+        UnknownNameError, UsageError: there is no such thing, or its weights go with other constants
+            of the preprocessing.
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
         ZooError: the Hub cannot be reached.
     """
     is_remote = isinstance(source, str) and source.startswith(PREFIX)
-    if isinstance(source, Path) or "/" in source or source in (".", ".."):
+    if is_folder(source):
         if weights is not None or preprocess or changes:
             raise UsageError(f"{source}: it brings its own weights and arguments")
         if is_remote:
@@ -95,7 +96,7 @@ def load(
         else:
             encoder = _from_folder(Path(source))
     else:
-        encoder = _from_catalogue(source, weights, layout, preprocess, changes)
+        encoder = _from_catalogue(str(source), weights, layout, preprocess, changes)
     if dtype is not None:
         encoder.to(_dtype(dtype))
     return encoder.to(device) if device is not None else encoder
@@ -119,7 +120,8 @@ def _from_catalogue(
     changes: Mapping[str, object],
 ) -> Encoder:
     row, tag = find(name)
-    published = [entry for entry in card(name).weights if f"{row.family}-{entry.size}" == row.name]
+    one = card(name)
+    published = [entry for entry in one.weights if entry.size == one.size_of(row.name)]
     if not all(entry.may_be_shared for entry in published):
         _say_unlicensed(row.name)
     if weights is None and not published:
@@ -127,16 +129,30 @@ def _from_catalogue(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
             "zoo.create gives random ones"
         )
-    spec = encoder_spec(row.name, changes, preprocess)
+    spec = encoder_spec(name, changes, preprocess)
     if weights is not None:
         path, encoder = Path(weights), load_encoder(spec, Path(weights), layout=layout)
     else:
+        if preprocess:
+            _check_bound(spec, encoder_spec(name, changes))
         entry = next((entry for entry in published if entry.tag == tag), published[0])
         path = published_weights(entry)
         encoder = load_encoder(spec, path, layout=entry.layout)
         published_assets(entry, encoder.preprocess.asset_names)
     load_beside(encoder.preprocess, path)
     return encoder
+
+
+def _check_bound(spec: Spec, published: Spec) -> None:
+    """Refuses constants of the preprocessing that the weights were not trained with."""
+    with torch.device("meta"):
+        given, wanted = (build_encoder(one).preprocess.bound for one in (spec, published))
+    for key, value in wanted.items():
+        if given[key] != value:
+            raise UsageError(
+                f"{spec.name}: its weights were trained with preprocess.{key} = {value}, not "
+                f"{given[key]}; leave it out, or give weights of your own (weights=FILE)"
+            )
 
 
 @cache

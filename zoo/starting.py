@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.errors import WeightsError
+from zoo.errors import UsageError, WeightsError
 from zoo.hub.convert import convert
 from zoo.hub.weights import check_fit, load_beside, read_state
 from zoo.modalities.contracts import Encoder
@@ -30,17 +30,18 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
         objective: whose heads may be in the file.
 
     Raises:
-        UsageError: there is no such thing.
+        UsageError: there is no such thing, or it was trained with another preprocessing.
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
     """
     path, heads = Path(source), dict[str, Tensor]()
     if path.is_dir():
         loaded = load(path)
         weights = loaded.state_dict()
+        _check_bound(loaded, encoder, path)
         if not encoder.preprocess.ready:
             encoder.preprocess.load_assets(loaded.preprocess.assets())
     else:
-        converted = convert(read_state(path))
+        converted = convert(read_state(path), encoder.layout)
         weights, heads = converted.encoder, converted.objective
         if not encoder.preprocess.ready:
             load_beside(encoder.preprocess, path)
@@ -51,6 +52,15 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
         _fill(objective, heads, path)
     said = f"and {len(heads)} of the objective" if heads else "; the objective's heads are random"
     _log.info("starts with %d tensors of %s %s", len(weights), source, said)
+
+
+def _check_bound(loaded: Encoder, encoder: Encoder, path: Path) -> None:
+    for key, value in loaded.preprocess.bound.items():
+        if (own := encoder.preprocess.bound.get(key, value)) != value:
+            raise UsageError(
+                f"{path}: trained with preprocess.{key} = {value}, not {own}; set it so, or start "
+                "from the file of weights alone"
+            )
 
 
 def _fill(objective: Objective, heads: dict[str, Tensor], path: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 from zoo.benchmarks.tables.birdset_data import BirdSet, download
 from zoo.modalities.audio.preprocess import AudioPreprocess
 from zoo.modalities.contracts import Encoder
-from zoo.registry.catalogue import find
+from zoo.registry.catalogue import find, is_folder
 from zoo.registry.schema import override
 
 import zoo
@@ -143,7 +143,7 @@ def measure(
 def _load(model: str, weights: Path | None) -> Encoder:
     """The encoder, as fine-tuning wants it: it is in eval mode where it is frozen."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if "/" in model:
+    if is_folder(model):
         encoder = zoo.load(model, device=device)
     else:
         encoder = zoo.load(model, weights=weights, device=device, drop_path=0.1)
@@ -202,7 +202,7 @@ def command(
     if not chosen:
         raise UsageError(f"{lines}: the lines are {', '.join(one.name for one in LINES)}")
     encoder, options = _load(model, weights), override({}, changes)
-    name = model if "/" in model else find(model)[0].name
+    name = model if is_folder(model) else find(model)[0].name
     kept = []
     for one in task:
         folder = source or download(one)

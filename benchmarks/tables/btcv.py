@@ -23,7 +23,7 @@ from typing import cast
 
 import click
 from zoo.benchmarks.tables.volumes import Case, Table, constants, load, write_cases
-from zoo.registry.catalogue import find
+from zoo.registry.catalogue import find, is_folder
 from zoo.registry.schema import override
 
 import zoo
@@ -45,7 +45,7 @@ SCRATCH = 82.79
 def published(model: str) -> dict[str, str]:
     """Line -> mean Dice in per cent: of a model that the card has a result of, and from scratch."""
     found = {}
-    if "/" not in model:
+    if not is_folder(model):
         card, name = zoo.card(model), find(model)[0].name
         size = card.size_of(name)
         for result in card.results:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zoo.modalities.contracts import Encoder
 from zoo.modalities.volume.codec import VolumeCodec
 from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessConfig
+from zoo.registry.catalogue import is_folder
 from zoo.registry.schema import read
 
 import zoo
@@ -86,7 +87,7 @@ def load(
         UsageError: it is no encoder of volumes.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if "/" in model:
+    if is_folder(model):
         encoder = zoo.load(model, device=device)
     else:
         encoder = zoo.load(model, weights=weights, device=device, preprocess=preprocess)

@@ -6,7 +6,7 @@ Notation: C channels, H and W pixels, S side of the encoder's input.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ class VisionPreprocessConfig:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float = 0.875  # side of the centre crop over the shorter side after resizing
+    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized alike
     # Training views: share of the area and aspect ratios of a random crop, chance of a mirror
     # image.
     scale: tuple[float, float] = (0.2, 1.0)
@@ -51,29 +52,55 @@ class VisionPreprocess(Preprocess):
                 raise ValueError(f"preprocess.{name} has {values} values for {in_chans} channels")
         self.config, self.img_size, self.in_chans = config, img_size, in_chans
 
+    @property
+    def bound(self) -> Mapping[str, object]:
+        """Pixel statistics and interpolation; how much is cropped is a matter of the protocol."""
+        return {name: getattr(self.config, name) for name in ("mean", "std", "interpolation")}
+
     def __call__(self, raw: Raw) -> Batch:
         """Shorter side to S / crop_pct, then the centre S x S; arrays are uint8 (H, W[, C])."""
-        image = self._read(raw)
-        resized = max(self.img_size, round(self.img_size / self.config.crop_pct))
+        image, size = self._read(raw), self.img_size
         _, h, w = image.shape
-        if (h, w) != (self.img_size, self.img_size):
-            factor = resized / min(h, w)
-            image = self._resize(image, (round(h * factor), round(w * factor)))
-            _, h, w = image.shape
-            top, left = (h - self.img_size) // 2, (w - self.img_size) // 2
-            image = image[:, top : top + self.img_size, left : left + self.img_size]
+        if (h, w) != (size, size):
+            image = self._resize(image, self._resized(h, w))
+            top, left = (round((side - size) / 2) for side in image.shape[1:])
+            image = image[:, top : top + size, left : left + size]
         return {"image": image.contiguous()}
 
     def augment(self, sample: Sample, generator: torch.Generator) -> Batch:
         """A random crop resized to S x S, mirrored with probability `hflip`."""
         image = self._read(sample)
-        top, left, h, w = self._crop(image.shape[1], image.shape[2], generator)
-        image = self._resize(
-            image[:, top : top + h, left : left + w], (self.img_size, self.img_size)
-        )
+        _, h, w = image.shape
+        image = self.crop(image, self.crop_box(h, w, generator))
         if self.config.hflip > 0 and torch.rand((), generator=generator) < self.config.hflip:
             image = image.flip(-1)
         return {"image": image.contiguous()}
+
+    def crop(self, image: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        """A part of an image, (C, H, W) -> (C, S, S); the box is top, left, height, width."""
+        top, left, h, w = box
+        size = (self.img_size, self.img_size)
+        return self._resize(image[:, top : top + h, left : left + w], size)
+
+    def crop_box(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height, width: RandomResizedCrop of torchvision with an explicit generator.
+
+        After ten tries it is the centre, as much of it as the aspect ratios allow.
+        """
+        if self.config.scale == (1.0, 1.0) and h == w:
+            return 0, 0, h, w
+        low, high = (math.log(value) for value in self.config.ratio)
+        for _ in range(10):
+            share, skew, y, x = torch.rand(4, generator=generator).tolist()
+            smallest, largest = self.config.scale
+            area = h * w * (smallest + share * (largest - smallest))
+            ratio = math.exp(low + skew * (high - low))
+            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_w <= w and 0 < crop_h <= h:
+                return int(y * (h - crop_h + 1)), int(x * (w - crop_w + 1)), crop_h, crop_w
+        narrow, wide = self.config.ratio
+        crop_h, crop_w = min(h, round(w / narrow)), min(w, round(h * wide))
+        return (h - crop_h) // 2, (w - crop_w) // 2, crop_h, crop_w
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Every field stacked: image (B, C, S, S)."""
@@ -107,21 +134,12 @@ class VisionPreprocess(Preprocess):
             raise DataError(f"the image has {raw.shape[0]} channels, the encoder {self.in_chans}")
         return raw
 
-    def _crop(self, h: int, w: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """RandomResizedCrop of torchvision with an explicit generator: ten tries, or the centre."""
-        if self.config.scale == (1.0, 1.0) and h == w:
-            return 0, 0, h, w
-        low, high = (math.log(value) for value in self.config.ratio)
-        for _ in range(10):
-            share, skew, y, x = torch.rand(4, generator=generator).tolist()
-            smallest, largest = self.config.scale
-            area = h * w * (smallest + share * (largest - smallest))
-            ratio = math.exp(low + skew * (high - low))
-            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < crop_w <= w and 0 < crop_h <= h:
-                return int(y * (h - crop_h + 1)), int(x * (w - crop_w + 1)), crop_h, crop_w
-        side = min(h, w)
-        return (h - side) // 2, (w - side) // 2, side, side
+    def _resized(self, h: int, w: int) -> tuple[int, int]:
+        """Height and width before the centre crop, rounded down as torchvision and timm do."""
+        short = max(self.img_size, int(self.img_size / self.config.crop_pct))
+        if self.config.crop_mode == "squash":
+            return short, short
+        return int(short * h / min(h, w)), int(short * w / min(h, w))
 
     def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(image.shape[1:]) == size:

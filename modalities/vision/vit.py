@@ -2,7 +2,8 @@
 
 State dict and numerics are those of facebookresearch/mae (arXiv 2111.06377) and of timm.
 
-Notation: B images, C channels, G tokens along a side, N = G * G, D width, P = patch_size**2 * C.
+Notation: B images, C channels, S side, G tokens along a side, N = G * G, D width,
+P = patch_size**2 * C.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from zoo.modalities.contracts import Batch, Tokens
 from zoo.modalities.patch_vit import PatchViT, PatchViTConfig, unpatchify
 from zoo.modalities.positions import resize_positions, sincos_positions
+from zoo.modalities.vision.pixels import normalized, register_statistics
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 
 __all__ = ["ViT", "ViTConfig"]
@@ -28,6 +30,7 @@ class ViTConfig(PatchViTConfig):
     # cls: norm, then the class token. mean: norm, then the mean over patches. mean_norm: the mean
     # over patches, then fc_norm (MAE's fine-tuning, timm's "avg").
     pool: Literal["cls", "mean", "mean_norm"] = "cls"
+    pos_antialias: bool = False  # of position tables made for other sizes: timm does, MAE does not
 
     def __post_init__(self) -> None:
         if self.img_size % self.patch_size:
@@ -39,7 +42,7 @@ class ViTConfig(PatchViTConfig):
 class ViT(PatchViT):
     """Patches -> pre-norm transformer -> norm; one class token in front.
 
-    A batch holds `image` (B, C, H, W): uint8 is raw and gets normalised here, on the device;
+    A batch holds `image` (B, C, S, S): uint8 is raw and gets normalised here, on the device;
     floating point is taken as already normalised.
     """
 
@@ -76,15 +79,14 @@ class ViT(PatchViT):
         return self._grid
 
     def init_buffers(self) -> None:
-        """Pixel statistics as (C, 1, 1), in no file: they belong to the preprocessing."""
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(self.preprocess.config, name)).view(-1, 1, 1)
-            device = self.cls_token.device
-            self.register_buffer(name, values.to(device), persistent=False)
+        """Pixel statistics."""
+        register_statistics(self, self.preprocess.config, self.cls_token.device)
 
     def tokenize(self, batch: Batch) -> Tokens:
         """`x` (B, N, D) with positions, `targets` (B, N, P) normalised pixels, `coords` (N, 2)."""
-        return self._tokens(self._pixels(batch["image"]), self.pos_embed)
+        size = self.config.img_size
+        pixels = normalized(batch["image"], self.mean, self.std, size=size)
+        return self._tokens(pixels, self.pos_embed)
 
     def encode(self, tokens: Tokens) -> Tokens:
         """Class token in front, blocks, norm: (B, n, D) -> (B, 1 + n, D) for any n >= 0."""
@@ -107,20 +109,23 @@ class ViT(PatchViT):
         return (pixels[:, :channels] * 255).round().clamp(0, 255).byte().movedim(1, -1)
 
     def adapt(self, state: dict[str, Tensor]) -> tuple[str, ...]:
-        """Resizes the position table of a file that was made for another image size."""
-        table = state.get("pos_embed")
-        if table is None or table.shape == self.pos_embed.shape:
-            return ()
-        state["pos_embed"] = resize_positions(table, self.grid, prefix=self.num_prefix_tokens)
-        return ("pos_embed",)
+        """Resizes a position table made for another image size, and replaces the final norm.
 
-    def _pixels(self, image: Tensor) -> Tensor:
-        size = self.config.img_size
-        if image.shape[1:] != (self.config.in_chans, size, size):
-            raise ValueError(
-                f"image is {tuple(image.shape)}, the encoder takes "
-                f"(B, {self.config.in_chans}, {size}, {size})"
+        Weights without `fc_norm` get a new one, as when MAE's pretrained weights are fine-tuned.
+        """
+        changed = []
+        table = state.get("pos_embed")
+        if table is not None and table.shape != self.pos_embed.shape:
+            state["pos_embed"] = resize_positions(
+                table,
+                self.grid,
+                prefix=self.num_prefix_tokens,
+                antialias=self.config.pos_antialias,
             )
-        if image.dtype == torch.uint8:
-            return (image.float() / 255 - self.mean) / self.std
-        return image
+            changed.append("pos_embed")
+        if self.config.pool == "mean_norm" and "fc_norm.weight" not in state:
+            for name, value in (("weight", 1.0), ("bias", 0.0)):
+                if state.pop(f"norm.{name}", None) is not None:
+                    state[f"fc_norm.{name}"] = torch.full((self.dim,), value)
+                    changed.append(f"fc_norm.{name}")
+        return tuple(changed)

@@ -12,6 +12,7 @@ from zoo.objectives.mae import MAE, MAEConfig, reconstruction_loss
 from zoo.registry.build import build_encoder, build_objective, encoder_spec
 from zoo.registry.catalogue import card
 
+from zoo.probes.heads import HeadRecipe, Linear, fit, predict
 from zoo.probing import knn_votes
 from zoo.training.lars import LARS
 from zoo.training.schedule import Phase, Schedule
@@ -244,16 +245,16 @@ def hf_vitmae_pretrain(fixture):
     back = to_transformers_vit_mae(encoder.state_dict(), objective.state_dict())
     assert back.keys() == file.keys()
     assert all(torch.equal(back[name], file[name]) for name in file)
-    for rename in (_transformers_5_in_memory, _transformers_5_on_disk):
+    for rename in (transformers_5_in_memory, transformers_5_on_disk):
         again = convert({rename(name): value for name, value in file.items()})
         assert again.encoder.keys() == weights.encoder.keys()
         assert again.objective.keys() == weights.objective.keys()
     if "in_memory_keys_of_this_version" in fixture.sidecar:
         listed = fixture.sidecar["in_memory_keys_of_this_version"]
-        assert {_transformers_5_in_memory(name) for name in file} == set(listed)
+        assert {transformers_5_in_memory(name) for name in file} == set(listed)
 
 
-def _transformers_5_in_memory(name):
+def transformers_5_in_memory(name):
     for old, new in (
         ("vit.encoder.layer.", "vit.layers."),
         ("attention.attention.query", "attention.q_proj"),
@@ -267,7 +268,7 @@ def _transformers_5_in_memory(name):
     return name
 
 
-def _transformers_5_on_disk(name):
+def transformers_5_on_disk(name):
     return name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer.")
 
 
@@ -292,6 +293,42 @@ def knn_weighted(fixture):
             assert abs(hits.item() - want[f"top{top}"]) <= slack
 
 
+def linear_probe_mae(fixture):
+    """What `kind="linear"` trains with LARS, in the order of the reference."""
+    config, tensors = fixture.config, fixture.tensors
+    whole = config["n_train"] // config["batch"] * config["batch"]  # the rest is left out
+    x, y = tensors["in.train_features"][:whole], tensors["in.train_labels"][:whole]
+    recipe = HeadRecipe(
+        epochs=config["epochs"],
+        batch_size=config["batch"],
+        lr=config["lr"],
+        weight_decay=0.0,
+        warmup=config["warmup_epochs"] / config["epochs"],
+        clip_grad=float("inf"),
+        optimizer="lars",
+        standardize="batch",
+    )
+    head = Linear(config["dim"], config["classes"])
+    load(
+        head.linear,
+        {"weight": tensors["in.init_weight"], "bias": torch.zeros(len(head.linear.bias))},
+    )
+    norm = nn.BatchNorm1d(config["dim"], **config["bn"])
+    model = nn.Sequential(norm, head)
+    order = torch.arange(whole).split(config["batch"])
+    losses = torch.stack([*fit(model, x, y, recipe, [*order] * config["epochs"])])
+    fixture.close(losses, "out.losses", "forward")
+    for name, value in (("weight", head.linear.weight), ("bias", head.linear.bias)):
+        fixture.close(value, f"out.{name}", "forward")
+    for name in ("running_mean", "running_var"):
+        fixture.close(getattr(norm, name), f"out.{name}", "forward")
+    logits = torch.from_numpy(predict(model.eval(), tensors["in.test_features"]))
+    fixture.close(logits, "out.test_logits", "forward")
+    top1 = (logits.argmax(1) == tensors["in.test_labels"]).float().mean().item() * 100
+    wanted, slack = fixture.sidecar["results_percent"], fixture.sidecar["tolerance"]
+    assert abs(top1 - wanted["top1"]) <= slack["accuracy_percent"]
+
+
 CHECKS = {
     "mae-pretrain": mae_pretrain,
     "mae-finetune-vit": mae_finetune_vit,
@@ -300,4 +337,5 @@ CHECKS = {
     "mae_checkpoint_layout": mae_checkpoint_layout,
     "hf-vitmae-pretrain": hf_vitmae_pretrain,
     "knn-weighted": knn_weighted,
+    "linear-probe-mae": linear_probe_mae,
 }

@@ -60,16 +60,23 @@ def test_every_kind_of_raw_input_gives_the_same(image, preprocess, tmp_path):
     assert results[0].dtype == torch.uint8
 
 
-def test_resize_and_crop_are_pillows(preprocess):
-    """uint8 bicubic with antialias stays within a grey level or so of the official pipeline."""
-    rng = np.random.default_rng(1)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    image = np.asarray(smooth.resize((120, 90), Image.Resampling.BICUBIC))
-    got = preprocess(image)["image"].permute(1, 2, 0).numpy().astype(int)
-    big = Image.fromarray(image).resize((43, 32), Image.Resampling.BICUBIC)
-    want = np.asarray(big).astype(int)[2:30, 7:35]
-    assert np.abs(got - want).mean() < 0.1
-    assert np.abs(got - want).max() <= 3
+@pytest.mark.parametrize(("h", "w"), [(90, 120), (121, 90), (77, 300), (20, 31), (28, 29)])
+@pytest.mark.parametrize("crop", [(0.875, "center"), (0.9, "center"), (1.0, "squash")])
+def test_resize_and_crop_are_the_official_ones(h, w, crop):
+    """torchvision on Pillow images, as MAE and timm evaluate, up to a grey level or so."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    small = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC)
+    pct, mode = crop
+    config = VisionPreprocessConfig(crop_pct=pct, crop_mode=mode)
+    got = VisionPreprocess(config, img_size=28, in_chans=3)(np.asarray(image))["image"]
+    size = int(28 / pct)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    resize = transforms.Resize((size, size) if mode == "squash" else size, bicubic)
+    want = np.asarray(transforms.CenterCrop(28)(resize(image))).astype(int)
+    difference = np.abs(got.permute(1, 2, 0).numpy() - want)
+    assert difference.mean() < 0.1
+    assert difference.max() <= 3
 
 
 def test_colour_becomes_grey_as_in_pillow(image):

@@ -54,6 +54,24 @@ def test_hidden_pixels_never_reach_the_encoder():
     assert torch.equal(before.prediction, after.prediction)
 
 
+def test_repeated_samples_are_samples():
+    """Decoded once, augmented and masked three times."""
+    encoder, objective = pair(repeats=3)
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (2, 1, 12, 14), dtype=torch.uint8)
+    made = [objective.prepare({"image": image}, encoder.preprocess, generator) for image in raw]
+    batch = encoder.preprocess.collate(made)
+    assert batch["image"].shape == (2, 3, 1, 8, 8)
+    assert len({tuple(view.flatten().tolist()) for view in batch["image"].flatten(0, 1)}) == 6
+    assert len(batch["noise"].flatten(0, 1).unique(dim=0)) == 6
+    single = [{name: value[i] for name, value in one.items()} for one in made for i in range(3)]
+    single = encoder.preprocess.collate(single)
+    assert torch.equal(objective(encoder, batch).total, objective(encoder, single).total)
+    assert len(objective.pictures(encoder, batch)) == 3
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        MAEConfig(repeats=0)
+
+
 def test_views_are_pure():
     _, objective = pair()
     views = [objective.views({}, torch.Generator().manual_seed(s))["noise"] for s in (1, 1, 2)]

@@ -203,7 +203,7 @@ def test_blocks_cover_about_their_share(side, share, seed):
             ["objective.name=dino"],
             r"'dino' needs patches of images, which .* works with mae",
         ),
-        ("stdlib-mlm", ["objective.name=byol"], "'byol' needs tokens on a fixed grid"),
+        ("stdlib-mlm", ["objective.name=byol"], "'byol' needs samples that are all of one shape"),
         ("digits-mae", ["objective.name=vicreg", "train.accumulate=2"], "compares all samples"),
         (
             "digits-mae",

@@ -4,7 +4,7 @@ import textwrap
 import pytest
 from zoo.registry import catalogue
 from zoo.registry.card import Card, read_card
-from zoo.registry.catalogue import own_card_files
+from zoo.registry.catalogue import find, own_card_files
 
 import zoo
 from zoo.errors import ConfigError, UnknownNameError
@@ -31,6 +31,9 @@ def test_unknown_filters_suggest(arguments, near):
 def test_names_families_and_tags_mean_the_same_card():
     assert zoo.card("mae") == zoo.card("mae-base") == zoo.card("mae-base.in1k")
     assert isinstance(zoo.card("mae"), Card)
+    assert zoo.card("mae-vit-large") == zoo.card("mae-vit") == zoo.card("mae")
+    assert find("mae-vit-large.in1k")[0].name == "mae-large"
+    assert find("mae-vit")[0].name == "mae-base"
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def finetune(
             batch = encoder.preprocess.collate(views)
             wanted = held(batch, targets[part])
             logits = model(to_device(batch, samples.device))
-            loss = classification_loss(logits, wanted.to(samples.device)) + head.penalty()
-            update(optimizer, loss, schedule(step), recipe.clip_grad)
+            loss = classification_loss(logits, wanted.to(samples.device), recipe.several)
+            update(optimizer, loss + head.penalty(), schedule(step), recipe.clip_grad)
             step += 1
     return model.eval()
 
@@ -122,11 +122,11 @@ def held(batch: Batch, targets: Tensor) -> Tensor:
 
 
 def _optimizer(model: Tuned, recipe: FinetuneRecipe) -> torch.optim.Optimizer:
-    """AdamW with layer-wise rates; the head has its own, above all blocks."""
+    """With layer-wise rates; the head has its own, above all blocks."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     scales = layer_scales(
         [name.replace("head.", "objective.", 1) for name, _ in named], recipe.layer_decay
     )
     scales = {name.replace("objective.", "head.", 1): scale for name, scale in scales.items()}
     scales |= {f"head.{name}": rate for name, rate in rates(model.head, recipe.lr).items()}
-    return torch.optim.AdamW(parameter_groups(named, recipe.weight_decay, scales), recipe.lr)
+    return recipe.build_optimizer(parameter_groups(named, recipe.weight_decay, scales))

@@ -3,18 +3,21 @@
 Notation: N samples, B of a batch, T tokens of a sample (prefix tokens first), D width, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-from zoo.probes.losses import classification_loss
+from zoo.errors import UsageError
+from zoo.probes.losses import Several, classification_loss
 from zoo.probes.metrics import Scores
 from zoo.registry.recipe import TrainRecipe
-from zoo.training.groups import parameter_groups
+from zoo.training.groups import Group, parameter_groups
+from zoo.training.lars import LARS
 from zoo.training.schedule import Schedule, build_schedule
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "HeadRecipe",
     "Linear",
     "Standardize",
+    "fit",
     "predict",
     "rates",
     "seeded",
@@ -31,15 +35,21 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecipe:
-    """How a head is trained; the defaults are Bird-MAE's few-shot protocol (arXiv 2504.12880)."""
+    """How a head is trained; the defaults are Bird-MAE's few-shot protocol (arXiv 2504.12880).
+
+    MAE's linear probing (arXiv 2111.06377) is `lars` with `standardize="batch"`.
+    """
 
     epochs: int = 50
     batch_size: int = 64
     lr: float = 4e-4
     weight_decay: float = 3e-4
     warmup: float = 0.067  # share of the steps
-    clip_grad: float = 2.0
-    standardize: bool = True  # features to mean 0 and deviation 1 over the training set
+    clip_grad: float = 2.0  # inf: not at all
+    optimizer: Literal["adamw", "lars"] = "adamw"
+    several: Several = "asymmetric"  # the loss where samples have any number of labels
+    # Features to mean 0 and deviation 1 over the training set, or over each batch, as BatchNorm.
+    standardize: bool | Literal["batch"] = True
     # What kNN and linear probes see: what the encoder pools itself, or the mean over its tokens
     # behind the final norm. Bird-MAE's own pooling is before that norm.
     pool: Literal["encoder", "norm"] = "encoder"
@@ -55,6 +65,10 @@ class HeadRecipe:
             min_lr=min(1e-6, self.lr),
         )
         return build_schedule(recipe, samples)
+
+    def build_optimizer(self, groups: list[Group]) -> Optimizer:
+        """The optimiser of some parameters."""
+        return LARS(groups, self.lr) if self.optimizer == "lars" else AdamW(groups, self.lr)
 
 
 class Head(nn.Module):
@@ -106,7 +120,7 @@ class Standardize(nn.Module):
 def train_head(
     head: Head, features: Tensor, targets: Tensor, recipe: HeadRecipe, *, seed: int
 ) -> nn.Module:
-    """Trains a head on frozen features; AdamW, warm-up, cosine.
+    """Trains a head on frozen features; warm-up, cosine.
 
     Args:
         head: with random weights.
@@ -118,25 +132,60 @@ def train_head(
     Returns:
         The head behind its standardisation, in eval mode.
     """
+    generator = torch.Generator().manual_seed(seed)
+    order = (
+        index
+        for _ in range(recipe.epochs)
+        for index in torch.randperm(len(features), generator=generator).split(recipe.batch_size)
+        if len(index) > 1 or recipe.standardize != "batch"  # one sample has no deviation
+    )
+    model = nn.Sequential(_scaling(features, recipe).to(next(head.parameters()).device), head)
+    for _ in fit(model, features, targets, recipe, order):
+        pass
+    return model.eval()
+
+
+def fit(
+    model: nn.Sequential,
+    features: Tensor,
+    targets: Tensor,
+    recipe: HeadRecipe,
+    order: Iterable[Tensor],
+) -> Iterator[Tensor]:
+    """Trains a standardisation and the head behind it, step by step; gives the losses.
+
+    Args:
+        model: of these two.
+        features: see `train_head`.
+        targets: see `train_head`.
+        recipe: see `train_head`.
+        order: indices of the samples of each step.
+    """
+    _, head = model
+    assert isinstance(head, Head)
     device = next(head.parameters()).device
-    scaling = Standardize(features).to(device) if recipe.standardize else nn.Identity()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(head.named_parameters(), recipe.weight_decay, rates(head, recipe.lr)),
-        recipe.lr,
+    optimizer = recipe.build_optimizer(
+        parameter_groups(head.named_parameters(), recipe.weight_decay, rates(head, recipe.lr))
     )
     schedule = recipe.schedule(len(features))
-    generator, step = torch.Generator().manual_seed(seed), 0
-    head.train()
-    for _ in range(recipe.epochs):
-        for index in torch.randperm(len(features), generator=generator).split(recipe.batch_size):
-            x = scaling(features[index].to(device).float())
-            loss = classification_loss(head(x), targets[index].to(device)) + head.penalty()
-            update(optimizer, loss, schedule(step), recipe.clip_grad)
-            step += 1
-    return nn.Sequential(scaling, head).eval()
+    model.train()
+    for step, index in enumerate(order):
+        logits = model(features[index].to(device).float())
+        loss = classification_loss(logits, targets[index].to(device), recipe.several)
+        loss = loss + head.penalty()
+        update(optimizer, loss, schedule(step), recipe.clip_grad)
+        yield loss.detach()
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip_grad: float) -> None:
+def _scaling(features: Tensor, recipe: HeadRecipe) -> nn.Module:
+    if recipe.standardize == "batch":
+        if features.ndim != 2:
+            raise UsageError("standardize='batch' is for pooled features: kind='linear'")
+        return nn.BatchNorm1d(features.shape[-1], affine=False, eps=1e-6)
+    return Standardize(features) if recipe.standardize else nn.Identity()
+
+
+def update(optimizer: Optimizer, loss: Tensor, lr: float, clip_grad: float) -> None:
     """One step of gradient descent; each group's rate is `lr` times its `lr_scale`."""
     optimizer.zero_grad()
     loss.backward()

@@ -3,11 +3,14 @@
 Notation: B samples, K classes.
 """
 
+from typing import Literal
+
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-__all__ = ["asymmetric", "classification_loss"]
+__all__ = ["Several", "asymmetric", "classification_loss"]
 
+Several = Literal["asymmetric", "bce"]  # losses of samples with any number of labels
 _POSITIVE, _NEGATIVE, _MARGIN = 1, 4, 0.05  # of arXiv 2009.14119, as Bird-MAE sets them
 
 
@@ -28,6 +31,10 @@ def asymmetric(logits: Tensor, targets: Tensor) -> Tensor:
     return -(positive + negative).mean()
 
 
-def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy for labels (B,), `asymmetric` for (B, K)."""
-    return cross_entropy(logits, targets) if targets.ndim == 1 else asymmetric(logits, targets)
+def classification_loss(logits: Tensor, targets: Tensor, several: Several) -> Tensor:
+    """Cross-entropy for labels (B,); for (B, K) `asymmetric`, or binary cross-entropy."""
+    if targets.ndim == 1:
+        return cross_entropy(logits, targets)
+    if several == "bce":
+        return binary_cross_entropy_with_logits(logits, targets)
+    return asymmetric(logits, targets)
