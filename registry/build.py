@@ -64,6 +64,7 @@ OBJECTIVES = {
     "text_code": "zoo.objectives.text_code:TextCode",
     "text_code_matching": "zoo.objectives.text_code_matching:TextCodeMatching",
     "supervised_contrastive": "zoo.objectives.supervised_contrastive:SupervisedContrastive",
+    "look": "zoo.objectives.look:LOOK",
     "voco": "zoo.objectives.voco:VoCo",
     "bm_mae": "zoo.objectives.bm_mae:BMMAE",
     "wav2vec2": "zoo.objectives.wav2vec2:Wav2Vec2Objective",
