@@ -70,6 +70,25 @@ def test_real_steps(name):
     assert all(k in moved for k in before if "updates" in k or "towers.1" in k or "centre" in k)
 
 
+@pytest.mark.parametrize("name", ["contrastive", "byol", "vicreg", "barlow_twins", "lejepa"])
+def test_real_steps_of_a_model_of_timm_on_colours(name):
+    pytest.importorskip("timm")
+    encoder = zoo.create("timm/test_vit", seed=0, img_size=32)
+    objective = build_objective({"name": name, **OPTIONS[name]}, encoder)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8, generator=generator)
+    prepared = [objective.prepare({"image": x}, encoder.preprocess, generator) for x in images]
+    batch = encoder.preprocess.collate(prepared)
+    trained = [p for p in [*encoder.parameters(), *objective.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        objective(encoder, batch).total.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+        optimizer.step()
+        objective.after_step(encoder)
+
+
 @pytest.mark.parametrize("name", ["dino", "ibot"])
 def test_a_teacher_that_stays_is_found(name):
     encoder, objective = pair(name, momentum=1.0, center_momentum=1.0)
