@@ -67,8 +67,8 @@ def _from_zoo(state: State) -> Converted:
     return Converted(encoder=dict(state))
 
 
-def _from_timm(state: State) -> Converted:
-    """A model of timm, or zoo's own names for it; the encoder itself knows its classifier."""
+def _from_library(state: State) -> Converted:
+    """A model of timm or open_clip, or zoo's own names for it; encoders know what else is there."""
     start = "model."
     return Converted(encoder={start + k.removeprefix(start): v for k, v in state.items()})
 
@@ -230,7 +230,8 @@ def _replace(name: str, starts: dict[str, str]) -> str:
 LAYOUTS: dict[str, Callable[[State], Converted]] = {
     "zoo": _from_zoo,
     "mae": _from_mae,
-    "timm": _from_timm,
+    "timm": _from_library,
+    "open_clip": _from_library,
     "bird-mae-lightning": _from_bird_mae_lightning,
     "transformers-vit-mae": _from_transformers_vit_mae,
     **{

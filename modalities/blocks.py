@@ -36,7 +36,7 @@ class Attention(nn.Module):
         return self.proj(self.mix(x, attend, first))
 
     def mix(self, x: Tensor, attend: Attend, first: int = 0) -> Tensor:
-        """The same before the projection: what the heads saw."""
+        """(B, N, D) -> (B, N - first, D): what the heads saw, before the projection."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return attend(q[:, first:], k, v).flatten(-2)
 

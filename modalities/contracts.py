@@ -50,8 +50,7 @@ class Features:
     """What an encoder makes of a batch.
 
     `tokens` is (B, N, D), or (1, T, D) with `lengths` where sequences are packed; tokens that stand
-    for no part of the input (a class token) are left out, so that `tokens` fits `grid`.
-    `pooled` is (B, D).
+    for no part of the input (a class token) are left out, to fit `grid`. `pooled` is (B, D).
     """
 
     tokens: Tensor

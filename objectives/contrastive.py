@@ -7,7 +7,7 @@ MoCo v2 (arXiv 2003.04297), with both views as queries.
 Notation: B samples of this process, D encoder width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -19,8 +19,13 @@ from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
 from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
+from zoo.objectives.views import Colours, encoded, stacked_views
 
 __all__ = ["ViewContrastive", "ViewContrastiveConfig"]
+
+
+def _simclr() -> Colours:
+    return Colours(jitter=(0.8, 0.8, 0.8, 0.2), blur_p=(0.5,), solarize_p=(0.0,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,7 @@ class ViewContrastiveConfig(QueueConfig):
     bias: float = -10.0  # sigmoid: where its learned bias begins
     hidden_dim: int = 2048
     output_dim: int = 128
+    colours: Colours = field(default_factory=_simclr)
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.temperature <= 1.0:
@@ -71,8 +77,7 @@ class ViewContrastive(Objective):
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Two augmentations, stacked."""
-        first, second = (preprocess.augment(sample, generator) for _ in range(2))
-        views = {name: torch.stack((first[name], second[name])) for name in first}
+        views = stacked_views(sample, preprocess, generator, colours=self.config.colours)
         if self.queue is None:
             return views
         return views | {"content_ids": torch.tensor([content_id(*sample.values())])}
@@ -102,7 +107,7 @@ class ViewContrastive(Objective):
     def start(self, encoder: Encoder) -> None:
         """The slow copy begins with the same weights."""
         if self.queue is not None:
-            self.queue.follow(encoder, self.projector)
+            self.queue.towers.follow(encoder, self.projector)
 
     def after_step(self, encoder: Encoder) -> None:
         """Keeps the temperature within its bounds; moves the slow copy and the queue."""
@@ -113,6 +118,4 @@ class ViewContrastive(Objective):
 
 def project(projector: nn.Module, encoder: nn.Module, batch: Batch) -> Tensor:
     """(B, 2, output_dim) of unit length, float32, of two views."""
-    views = {name: value.flatten(0, 1) for name, value in batch.items()}
-    projected = projector(encoder(views).pooled)
-    return normalize(projected.float(), dim=-1).unflatten(0, (-1, 2))
+    return normalize(projector(encoded(encoder, batch)).float(), dim=-1)

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
 
-__all__ = ["info_nce", "nt_xent", "sigmoid_loss", "supervised_contrastive"]
+__all__ = ["info_nce", "nt_xent", "one_sided_info_nce", "sigmoid_loss", "supervised_contrastive"]
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -38,6 +38,13 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> 
     columns = batch.stack(columns).logsumexp(0)[batch.own]
     positive = scale * (a * b).sum(1)
     return (softplus(rows - positive) + softplus(columns - positive)).mean() / 2
+
+
+def one_sided_info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """Each a_i finds its b among all b: -1/N sum_i log softmax_j x_ij at j = i."""
+    batch = GlobalBatch.of(a)
+    rows, _ = log_sum_exp(a, batch.gather(b), scale, _pairs(batch, a))
+    return softplus(rows - scale * (a * b).sum(1)).mean()
 
 
 def sigmoid_loss(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -52,6 +52,13 @@ class GlobalBatch:
         """(...) that is of the same shape in each of W processes -> (W, ...), with gradients."""
         return _gathered(tensor.unsqueeze(0), (1,) * len(self.sizes), self.rank)
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """(...) of this process -> the sum over all, with gradients."""
+        if len(self.sizes) == 1:
+            return tensor
+        total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+        return total
+
 
 def _gathered(rows: Tensor, sizes: tuple[int, ...], rank: int) -> Tensor:
     if len(sizes) == 1:
@@ -87,3 +94,19 @@ class _Gather(Function):
         mine = gradient.new_empty(most, *gradient.shape[1:])
         dist.reduce_scatter_tensor(mine, parts.flatten(0, 1))
         return mine[: ctx.sizes[ctx.rank]], None, None
+
+
+class _Sum(Function):
+    """All-reduce; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: "_Sum", tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: "_Sum", gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total

@@ -12,16 +12,14 @@ Notation: n samples of this process, N of all, S of the queue, E width of vector
 sample.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
-from zoo.modalities.contracts import Encoder
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.similarity import Pairs, log_sum_exp
+from zoo.objectives.teacher import SlowCopy
 
 __all__ = ["MomentumQueue", "QueueConfig"]
 
@@ -55,19 +53,12 @@ class MomentumQueue(nn.Module):
     def __init__(self, *modules: nn.Module, width: int, ids: int, config: QueueConfig) -> None:
         super().__init__()
         self.momentum = config.momentum
-        shared = {id(m.preprocess): m.preprocess for m in modules if isinstance(m, Encoder)}
-        self.towers = copy.deepcopy(nn.ModuleList(modules), shared).requires_grad_(False)
+        self.towers = SlowCopy(*modules)
         vectors = normalize(torch.randn(2, config.queue, width), dim=-1)
         self.register_buffer("vectors", vectors)
         self.register_buffer("ids", torch.zeros(config.queue, ids, dtype=torch.int64))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
         self._fresh: tuple[Tensor, Tensor] | None = None  # from `loss` to the `update` after it
-
-    def train(self, mode: bool = True) -> Self:
-        """The copies have no dropout in training either."""
-        super().train(mode)
-        self.towers.eval()
-        return self
 
     def loss(self, queries: Tensor, keys: Tensor, scale: Tensor, ids: Tensor) -> Tensor:
         """The mean loss of this process's samples; all processes' keys wait for `update`.
@@ -96,7 +87,7 @@ class MomentumQueue(nn.Module):
     @torch.no_grad()
     def update(self, *modules: nn.Module) -> None:
         """After an update of `modules`: copies move towards them, the last keys enter the queue."""
-        self.follow(*modules, weight=1.0 - self.momentum)
+        self.towers.follow(*modules, weight=1.0 - self.momentum)
         if self._fresh is None:
             return
         (vectors, ids), self._fresh = self._fresh, None
@@ -106,12 +97,3 @@ class MomentumQueue(nn.Module):
         self.vectors.index_copy_(1, places, vectors)
         self.ids.index_copy_(0, places, ids)
         self.place.add_(len(ids)).remainder_(size)
-
-    @torch.no_grad()
-    def follow(self, *modules: nn.Module, weight: float = 1.0) -> None:
-        """Copies become (1 - weight) copy + weight module; buffers are copied."""
-        originals = nn.ModuleList(modules)
-        slow = [p.detach() for p in self.towers.parameters()]
-        torch._foreach_lerp_(slow, [p.detach() for p in originals.parameters()], weight)
-        for mine, theirs in zip(self.towers.buffers(), originals.buffers(), strict=True):
-            mine.copy_(theirs)

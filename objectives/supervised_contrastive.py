@@ -19,7 +19,7 @@ from zoo.objectives.logit_scale import LogitScale
 
 from zoo.errors import DataError
 
-__all__ = ["SupervisedContrastive", "SupervisedContrastiveConfig"]
+__all__ = ["SupervisedContrastive", "SupervisedContrastiveConfig", "labelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +57,7 @@ class SupervisedContrastive(Objective):
         Raises:
             DataError: the sample has no label.
         """
-        label = sample.get("label")
-        if not isinstance(label, int):
-            raise DataError("a sample without a label: supervised contrast needs a `cls` member")
-        return preprocess.augment(sample, generator) | {"label": torch.tensor([label])}
+        return labelled(sample, preprocess, generator)
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The loss over all processes' samples."""
@@ -80,3 +77,15 @@ class SupervisedContrastive(Objective):
     def after_step(self, encoder: Encoder) -> None:
         """Keeps the temperature within its bounds."""
         self.logit_scale.clamp_()
+
+
+def labelled(sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
+    """One augmentation, and `label` (1,).
+
+    Raises:
+        DataError: the sample has no label.
+    """
+    label = sample.get("label")
+    if not isinstance(label, int):
+        raise DataError("a sample without a label: supervised contrast needs a `cls` member")
+    return preprocess.augment(sample, generator) | {"label": torch.tensor([label])}

@@ -99,7 +99,7 @@ class TextCode(Objective):
     def start(self, encoder: Encoder) -> None:
         """The slow copy begins with the same weights."""
         if self.queue is not None:
-            self.queue.follow(encoder, self.proj)
+            self.queue.towers.follow(encoder, self.proj)
 
     def after_step(self, encoder: Encoder) -> None:
         """Keeps the temperature within its bounds; moves the slow copy and the queue."""

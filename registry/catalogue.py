@@ -37,7 +37,10 @@ __all__ = [
 
 ROOT = Path(__file__).parent
 ENTRY_POINTS = "zoo.cards"
-LIBRARIES = {"timm": "zoo.registry.timm_models"}
+LIBRARIES = {
+    "open-clip": "zoo.registry.open_clip_models",
+    "timm": "zoo.registry.timm_models",
+}
 MODALITIES = ("vision", "volume", "audio", "tabular", "code")
 
 

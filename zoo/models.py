@@ -29,7 +29,7 @@ def create(
     """An encoder with random weights, in train mode.
 
     Args:
-        name: a model of the catalogue, or "timm/NAME".
+        name: a model of the catalogue, "timm/NAME" or "open-clip/NAME".
         seed: makes the weights reproducible without touching torch's global generator.
         preprocess: constants of the preprocessing that differ from the card's.
         changes: arguments of the architecture that differ from the card's, such as depth=2.

@@ -1,4 +1,4 @@
-"""Images in shards: png, jpg or webp, with an optional integer label `cls` and `json` facts."""
+"""Images in shards: png, jpg or webp; beside them `cls` (a label), `json` (facts), `txt`."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,10 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
 class VisionCodec(Codec):
-    """{"image": uint8 (H, W) or (H, W, C), "label": int, "facts": dict} <-> png, cls and json."""
+    """{"image": uint8 (H, W) or (H, W, C), ...} <-> png.
+
+    "label": int, "facts": dict and "text": str <-> cls, json and txt, where they are.
+    """
 
     def encode(self, raw: Sample) -> dict[str, bytes]:
         """Lossless png, so that a shard holds what it was given; the label as ASCII digits."""
@@ -27,14 +30,18 @@ class VisionCodec(Codec):
             members["cls"] = str(raw["label"]).encode()
         if "facts" in raw:
             members["json"] = json.dumps(raw["facts"], sort_keys=True).encode()
+        if "text" in raw:
+            members["txt"] = str(raw["text"]).encode()
         return members
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"image": uint8 tensor (C, H, W)}, "facts" and "label" where there are json and cls."""
+        """{"image": uint8 tensor (C, H, W)}, and what else there is: "facts", "label", "text"."""
         extension, image = find_member(members, EXTENSIONS, what="image")
         sample: Sample = {"image": decode_member(extension, image)}
         if "json" in members:
             sample["facts"] = decode_member("json", members["json"])
+        if "txt" in members:
+            sample["text"] = decode_member("txt", members["txt"])
         if "cls" in members:
             sample["label"] = decode_member("cls", members["cls"])
         return sample

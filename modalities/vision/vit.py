@@ -47,6 +47,7 @@ class ViT(PatchViT):
     """
 
     modality = "vision"
+    needs_words = "patches of images"
     config_class = ViTConfig
     preprocess_class = VisionPreprocessConfig
     config: ViTConfig

@@ -13,6 +13,7 @@ from golden_checks import (
     tabular,
     tabular_cv,
     training,
+    views,
     vision,
     volume,
     volume_data,
@@ -23,6 +24,7 @@ from golden_checks.fixture import Fixture, discover
 CHECKS = {
     **vision.CHECKS,
     **contrastive.CHECKS,
+    **views.CHECKS,
     **data.CHECKS,
     **selection.CHECKS,
     **training.CHECKS,

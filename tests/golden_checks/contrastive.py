@@ -1,9 +1,8 @@
 """Checkers of contrastive losses, of the part `vision`."""
 
 import torch
-from torch.nn.functional import normalize
 from training.ranks import Ranks
-from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
+from zoo.objectives.contrastive_losses import info_nce, sigmoid_loss
 from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
 
 from zoo.training.world import joined
@@ -62,22 +61,6 @@ def one_process(features, numbers):
     return found
 
 
-def ssl_losses(fixture):
-    """NT-Xent at every temperature; the other losses of this fixture are not built yet."""
-    checked = 0
-    for name, options in fixture.config["losses"].items():
-        if not name.startswith("ntxent_"):
-            continue
-        a, b = leaf(fixture.tensors["in.a"]), fixture.tensors["in.b"]
-        scale = torch.tensor(1 / options["temperature"])
-        loss = nt_xent(normalize(a, dim=1), normalize(b, dim=1), scale)
-        fixture.close(loss, f"out.{name}", "loss")
-        loss.backward()
-        fixture.close(a.grad, f"grad.{name}.a", "grad")
-        checked += 1
-    assert checked
-
-
 def momentum_queue(fixture):
     """CTP's first task: in the batch and against the queue; its fusion and later tasks are not."""
     config, tensors = fixture.config, fixture.tensors
@@ -110,5 +93,4 @@ CHECKS = {
     "ctp-losses": momentum_queue,
     "open_clip-losses": open_clip_losses,
     "open_clip-losses-distributed": open_clip_losses_distributed,
-    "ssl-losses": ssl_losses,
 }

@@ -5,10 +5,13 @@ import torch
 from zoo.modalities.tabular.read import read_table
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
+    ARCHITECTURES,
     OBJECTIVES,
+    _architecture,
     _objective,
     build_encoder,
     build_objective,
+    check_pairing,
     encoder_spec,
     resolve_recipe,
 )
@@ -165,6 +168,21 @@ def test_learning_rate_scales_with_the_batch():
     recipe = TrainRecipe(batch_size=4096, epochs=800, warmup=40, base_lr=1.5e-4)
     assert recipe.peak_lr == pytest.approx(2.4e-3)
     assert recipe.total_steps(1_281_167) == round(800 * 1_281_167 / 4096)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pair_works_or_is_refused_in_one_line(architecture):
+    options = {"name": architecture}
+    for name in OBJECTIVES:
+        task = _objective({"name": name})
+        if issubclass(_architecture(options), task.requires):
+            check_pairing(options, {"name": name})
+            continue
+        with pytest.raises(UsageError) as caught:
+            check_pairing(options, {"name": name})
+        said = str(caught.value)
+        assert f"{name!r} needs {task.requires.needs_words}, which {architecture!r}" in said
+        assert "\n" not in said
 
 
 def test_objectives_state_what_they_need():

@@ -1,0 +1,104 @@
+"""Image and text find each other among all of the batch: CLIP (2103.00020), SigLIP (2303.15343).
+
+Scale and bias are the encoder's: they belong to published weights. Pairs with the same caption are
+no negatives of each other (CLIP's loss only). Captions may be drawn from several sources, as VeCLIP
+(arXiv 2310.07699) mixes a page's text and a captioner's.
+
+Notation: B pairs of this process, L tokens of a caption, E width that both towers share.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.towers import TwoTowerEncoder, TwoTowerPreprocess
+from zoo.objectives.content import content_id
+from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.contrastive_losses import info_nce, sigmoid_loss
+
+from zoo.errors import DataError
+
+__all__ = ["ImageText", "ImageTextConfig"]
+
+_MOST = math.log(100.0)  # CLIP's bound of the logarithm of the scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTextConfig:
+    """The loss, and where captions come from."""
+
+    loss: Literal["info_nce", "sigmoid"] = "info_nce"  # as CLIP or SigLIP has it
+    captions: tuple[str, ...] = ("txt",)  # the txt member, or keys of the json member
+    caption_shares: tuple[float, ...] = (1.0,)  # how often each is taken; the present ones share
+
+    def __post_init__(self) -> None:
+        if len(self.captions) != len(self.caption_shares) or min(self.caption_shares) < 0:
+            raise ValueError("captions and caption_shares must go together, shares be positive")
+
+
+class ImageText(Objective):
+    """Batches hold `image` (B, 3, S, S), `ids` (B, L) and `caption_ids` (B, 1)."""
+
+    requires: ClassVar[type[Encoder]] = TwoTowerEncoder
+    config_class = ImageTextConfig
+    compares_samples = True
+
+    def __init__(self, config: ImageTextConfig, encoder: Encoder) -> None:
+        super().__init__()
+        assert isinstance(encoder, TwoTowerEncoder)
+        if config.loss == "sigmoid" and encoder.logit_bias is None:
+            raise ValueError("loss=sigmoid needs an encoder with a bias, as SigLIP's models have")
+        self.config = config
+
+    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
+        """One augmentation of the image, and the ids of one caption.
+
+        Raises:
+            DataError: the sample has no caption.
+        """
+        assert isinstance(preprocess, TwoTowerPreprocess)
+        ids = preprocess.ids([self._caption(sample, generator)])[0]
+        same = torch.tensor([content_id(ids)])
+        return preprocess.augment(sample, generator) | {"ids": ids, "caption_ids": same}
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+        """The loss over all processes' pairs; metrics `similarity` and `scale`."""
+        assert isinstance(encoder, TwoTowerEncoder)
+        images = encoder.encode_image(batch["image"]).float()
+        texts = encoder.encode_text(batch["ids"]).float()
+        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, texts))
+        scale = encoder.logit_scale.exp()
+        total = self._loss(a, b, scale, encoder.logit_bias, batch["caption_ids"])
+        metrics = {"similarity": (a * b).sum(1).mean(), "scale": scale.squeeze()}
+        return Losses(total=total, metrics=metrics)
+
+    def count(self, batch: Batch) -> int:
+        """Pairs."""
+        return len(batch["ids"])
+
+    @torch.no_grad()
+    def after_step(self, encoder: Encoder) -> None:
+        """Keeps the scale between 1 and 100."""
+        assert isinstance(encoder, TwoTowerEncoder)
+        encoder.logit_scale.clamp_(0.0, _MOST)
+
+    def _loss(
+        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, ids: Tensor
+    ) -> Tensor:
+        if self.config.loss == "sigmoid":
+            assert bias is not None
+            return sigmoid_loss(a, b, scale, bias)
+        return info_nce(a, b, scale, ids)
+
+    def _caption(self, sample: Sample, generator: torch.Generator) -> str:
+        facts = sample.get("facts")
+        known = {"txt": sample.get("text"), **(facts if isinstance(facts, dict) else {})}
+        pairs = zip(self.config.captions, self.config.caption_shares, strict=True)
+        found = [(text, share) for name, share in pairs if isinstance(text := known.get(name), str)]
+        if not found or not sum(share for _, share in found):
+            raise DataError(f"no caption: neither of {', '.join(self.config.captions)} is there")
+        shares = torch.tensor([share for _, share in found])
+        return found[int(torch.multinomial(shares, 1, generator=generator))][0]
