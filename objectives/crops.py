@@ -6,13 +6,12 @@ stretches the whole table over it.
 Notation: B samples, M crops, C channels, S side of the encoder's images, s of a small crop.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from zoo.modalities.contracts import Batch, Sample
-from zoo.modalities.vision.preprocess import VisionPreprocess
-from zoo.modalities.vision.vit import ViT
+from zoo.modalities.image_patches import ImagePatchEncoder, ImagePreprocess
 from zoo.objectives.views import Colours, coloured, stacked_views
 
 __all__ = ["CropsConfig", "crop_features", "multi_crop"]
@@ -26,19 +25,19 @@ class CropsConfig:
     size: int = 96  # pixels
     scale: tuple[float, float] = (0.05, 0.4)  # share of the image's area
 
-    def check(self, encoder: ViT) -> None:
+    def check(self, encoder: ImagePatchEncoder) -> None:
         """Raises ValueError where crops do not fit the encoder."""
-        size, patch = self.size, encoder.config.patch_size
-        if self.count and (size % patch or not 0 < size <= encoder.config.img_size):
+        size, patch = self.size, encoder.patch_size
+        if self.count and (size % patch or not 0 < size <= encoder.img_size):
             raise ValueError(
                 f"crops.size {size} must be a multiple of patch_size {patch}, at most img_size "
-                f"{encoder.config.img_size}"
+                f"{encoder.img_size}"
             )
 
 
 def multi_crop(
     sample: Sample,
-    preprocess: VisionPreprocess,
+    preprocess: ImagePreprocess,
     generator: torch.Generator,
     *,
     crops: CropsConfig,
@@ -48,19 +47,15 @@ def multi_crop(
     views = stacked_views(sample, preprocess, generator, colours=colours)
     if not crops.count:
         return views
-    small = VisionPreprocess(
-        replace(preprocess.config, scale=crops.scale),
-        img_size=crops.size,
-        in_chans=preprocess.in_chans,
-    )
+    small = preprocess.cropping(crops.size, crops.scale)
     cut = [small.augment(sample, generator)["image"] for _ in range(crops.count)]
     changed = [coloured(crop, 2 + number, colours, generator) for number, crop in enumerate(cut)]
     return views | {"local": torch.stack(changed)}
 
 
-def crop_features(encoder: ViT, crops: Tensor) -> Tensor:
+def crop_features(encoder: ImagePatchEncoder, crops: Tensor) -> Tensor:
     """Pooled features (M, D) of small crops (M, C, s, s), at the cost of their own patches."""
-    patch, side = encoder.config.patch_size, encoder.config.img_size
+    patch, side = encoder.patch_size, encoder.img_size
     count = crops.shape[-1] // patch
     begin = (side // patch - count) // 2
     images = crops.new_zeros(*crops.shape[:2], side, side)

@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
-from zoo.modalities.vision.preprocess import VisionPreprocess
-from zoo.modalities.vision.vit import ViT
+from zoo.modalities.image_patches import ImagePatchEncoder, ImagePreprocess
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.crops import CropsConfig, crop_features, multi_crop
 from zoo.objectives.prototypes import Centre, PrototypeHead, warmed_up
@@ -49,13 +48,13 @@ class DINOConfig(TeacherConfig):
 class DINO(Objective):
     """Batches hold `image` (B, 2, C, S, S) and, with small crops, `local` (B, L, C, s, s)."""
 
-    requires: ClassVar[type[Encoder]] = ViT
+    requires: ClassVar[type[Encoder]] = ImagePatchEncoder
     config_class = DINOConfig
     compares_samples = True  # by the centre
 
     def __init__(self, config: DINOConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, ImagePatchEncoder)
         config.crops.check(encoder)
         self.config = config
         self.head = PrototypeHead(
@@ -69,13 +68,13 @@ class DINO(Objective):
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Two global crops and the small ones."""
-        assert isinstance(preprocess, VisionPreprocess)
+        assert isinstance(preprocess, ImagePreprocess)
         crops, colours = self.config.crops, self.config.colours
         return multi_crop(sample, preprocess, generator, crops=crops, colours=colours)
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The mean over pairs; metric `entropy` of the teacher's shares, in nats."""
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, ImagePatchEncoder)
         images = {"image": batch["image"]}
         features = encoded(encoder, images)
         if "local" in batch:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
-from zoo.modalities.vision.vit import ViT
+from zoo.modalities.image_patches import ImagePatchEncoder
 from zoo.objectives.block_masks import block_mask
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.crops import CropsConfig, crop_features
@@ -48,13 +48,13 @@ class IBOTConfig(DINOConfig):
 class IBOT(Objective):
     """Batches are DINO's with `hidden` (B, 2, N), True at patches the student does not see."""
 
-    requires: ClassVar[type[Encoder]] = ViT
+    requires: ClassVar[type[Encoder]] = ImagePatchEncoder
     config_class = IBOTConfig
     compares_samples = True
 
     def __init__(self, config: IBOTConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, ImagePatchEncoder)
         self.config, self.grid = config, encoder.grid
         self.dino = DINO(config, encoder)
         self.patch_centre = Centre(config.output_dim, config.center_momentum)
@@ -72,7 +72,7 @@ class IBOT(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The weighted sum; parts `view` and `patch` without weights."""
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, ImagePatchEncoder)
         images, hidden = batch["image"].flatten(0, 1), batch["hidden"].flatten(0, 1)
         pooled, patches = self._hide(encoder, images, hidden)
         features = pooled.unflatten(0, (-1, 2))
@@ -104,7 +104,9 @@ class IBOT(Objective):
         self.dino.after_step(encoder)
         self.patch_centre.update()
 
-    def _hide(self, encoder: ViT, images: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _hide(
+        self, encoder: ImagePatchEncoder, images: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Pooled (M, D) and patches (M, N, D) of images (M, C, S, S)."""
         tokens = encoder.tokenize({"image": images})
         blank = encoder.tokenize({"image": torch.zeros_like(images[:1], dtype=torch.float32)}).x

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.image_patches import ImagePatchEncoder, ImagePreprocess
 from zoo.modalities.patch_vit import patchify
-from zoo.modalities.vision.preprocess import VisionPreprocess
-from zoo.modalities.vision.vit import ViT
 from zoo.objectives.batch_norm import BatchNorm
 from zoo.objectives.block_masks import group_mask
 from zoo.objectives.contract import Losses, Objective
@@ -57,14 +56,14 @@ class SiTConfig(TeacherConfig):
 class SiT(Objective):
     """Batches hold two views: `image` (B, 2, C, S, S), `hidden` (B, 2, S, S), `replaced` (B, 2)."""
 
-    requires: ClassVar[type[Encoder]] = ViT
+    requires: ClassVar[type[Encoder]] = ImagePatchEncoder
     config_class = SiTConfig
     compares_samples = True
 
     def __init__(self, config: SiTConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, ViT)
-        self.config, self.patch = config, encoder.config.patch_size
+        assert isinstance(encoder, ImagePatchEncoder)
+        self.config, self.patch = config, encoder.patch_size
         dim, hidden = encoder.dim, config.hidden_dim
         self.head = nn.Sequential(
             nn.Linear(encoder.embed_dim, hidden),
@@ -82,7 +81,7 @@ class SiT(Objective):
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Two augmentations, and which of their pixels are corrupted and how."""
-        assert isinstance(preprocess, VisionPreprocess)
+        assert isinstance(preprocess, ImagePreprocess)
         config, side = self.config, preprocess.img_size
         views = stacked_views(sample, preprocess, generator, colours=config.colours)
         replaced = torch.rand(2, generator=generator) < config.replace_probability
@@ -94,7 +93,7 @@ class SiT(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The weighted sum; parts `contrast` and `repair` without weights."""
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, ImagePatchEncoder)
         clean = batch["image"]
         if clean.dtype == torch.uint8:
             clean = (clean.float() / 255 - encoder.mean) / encoder.std
@@ -103,7 +102,9 @@ class SiT(Objective):
         corrupted = torch.where(hidden, filling, clean)
         return self.losses(encoder, clean, corrupted, hidden.expand_as(clean))
 
-    def losses(self, encoder: ViT, clean: Tensor, corrupted: Tensor, hidden: Tensor) -> Losses:
+    def losses(
+        self, encoder: ImagePatchEncoder, clean: Tensor, corrupted: Tensor, hidden: Tensor
+    ) -> Losses:
         """Of normalised pixels (B, 2, C, S, S), `hidden` True at corrupted ones."""
         config = self.config
         tokens = encoder.encode(encoder.tokenize({"image": corrupted.flatten(0, 1)}))

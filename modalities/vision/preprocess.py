@@ -7,7 +7,7 @@ Notation: C channels, H and W pixels, S side of the encoder's input.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from zoo.modalities.contracts import Batch, Preprocess, Raw, Sample
+from zoo.modalities.contracts import Batch, Raw, Sample
+from zoo.modalities.image_patches import ImagePreprocess
 from zoo.modalities.images import decode_image
 
 from zoo.errors import DataError
@@ -42,7 +43,7 @@ class VisionPreprocessConfig:
     hflip: float = 0.5
 
 
-class VisionPreprocess(Preprocess):
+class VisionPreprocess(ImagePreprocess):
     """Path, bytes, array or decoded sample -> {"image": uint8 (C, S, S)}."""
 
     def __init__(self, config: VisionPreprocessConfig, *, img_size: int, in_chans: int) -> None:
@@ -101,6 +102,11 @@ class VisionPreprocess(Preprocess):
         narrow, wide = self.config.ratio
         crop_h, crop_w = min(h, round(w / narrow)), min(w, round(h * wide))
         return (h - crop_h) // 2, (w - crop_w) // 2, crop_h, crop_w
+
+    def cropping(self, img_size: int, scale: tuple[float, float]) -> "VisionPreprocess":
+        """The same for other random crops."""
+        config = replace(self.config, scale=scale)
+        return VisionPreprocess(config, img_size=img_size, in_chans=self.in_chans)
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Every field stacked: image (B, C, S, S)."""

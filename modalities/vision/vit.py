@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from zoo.modalities.contracts import Batch, Tokens
+from zoo.modalities.image_patches import ImagePatchEncoder
 from zoo.modalities.patch_vit import PatchViT, PatchViTConfig, unpatchify
 from zoo.modalities.positions import resize_positions, sincos_positions
 from zoo.modalities.vision.pixels import normalized, register_statistics
@@ -39,7 +40,7 @@ class ViTConfig(PatchViTConfig):
             )
 
 
-class ViT(PatchViT):
+class ViT(PatchViT, ImagePatchEncoder):
     """Patches -> pre-norm transformer -> norm; one class token in front.
 
     A batch holds `image` (B, C, S, S): uint8 is raw and gets normalised here, on the device;
@@ -47,7 +48,6 @@ class ViT(PatchViT):
     """
 
     modality = "vision"
-    needs_words = "patches of images"
     config_class = ViTConfig
     preprocess_class = VisionPreprocessConfig
     config: ViTConfig
@@ -60,6 +60,7 @@ class ViT(PatchViT):
         table = sincos_positions(config.dim, (side, side), prefix=self.num_prefix_tokens)
         super().__init__(config, in_chans=config.in_chans, positions=table)
         self._grid = (side, side)
+        self.img_size, self.patch_size = config.img_size, config.patch_size
         self.preprocess = VisionPreprocess(
             preprocess, img_size=config.img_size, in_chans=config.in_chans
         )
