@@ -29,13 +29,13 @@ import torch
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.utils import counters
 from torch.optim import AdamW
-from zoo.benchmarks.speed.gpu_models import NOT_BUILT, WORKLOADS, Workload, reference_attention
+from zoo.benchmarks.speed.gpu_models import WORKLOADS, Workload, reference_attention
 from zoo.benchmarks.speed.timing import RESULTS
 from zoo.modalities.attention import available_backends
-from zoo.modalities.blocks import Block
 from zoo.modalities.contracts import Batch
 
 import zoo
+from zoo.training.wrap import blocks_of
 
 __all__ = ["Bench", "Variant", "main", "measure", "variants"]
 
@@ -72,7 +72,9 @@ class Variant:
 
 def variants(workload: Workload) -> list[Variant]:
     """The base of the ratios first."""
-    kernels = ["sdpa", *(["xformers"] if "xformers (cuda)" in available_backends() else [])]
+    kernels = ["sdpa"]
+    if workload.chooses_kernels and "xformers (cuda)" in available_backends():
+        kernels.append("xformers")
     grid = [Variant(compiled=c, attention=a) for c in (False, True) for a in kernels]
     first = [Variant(compiled=False, attention="reference")] if workload.has_reference else []
     return first + grid
@@ -93,7 +95,7 @@ class Bench:
         modules = [workload.encoder.to(device).train(), workload.objective.to(device).train()]
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         self.optimizer = AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), fused=True)
-        self.blocks = [b for m in modules for b in m.modules() if isinstance(b, Block)]
+        self.blocks = [block for module in modules for block in blocks_of(module)]
         dynamic = False if workload.static_shapes else None
         for block in self.blocks:
             block.compile(backend=backend, dynamic=dynamic)
@@ -297,9 +299,8 @@ def _facts(device: torch.device, date: str | None, commit: str | None) -> Row:
 
 def _shown(model: str, variant: str, row: Row) -> str:
     head = f"{model:<14} {variant:<16}"
-    for trouble in ("error", "not built yet"):
-        if trouble in row:
-            return f"{head} {trouble}: {row[trouble]}"
+    if "error" in row:
+        return f"{head} error: {row['error']}"
     mfu, memory = row.get("mfu"), row.get("peak_memory_gb")
     ratio = next((v for k, v in row.items() if k.startswith("times_faster")), None)
     return (
@@ -313,7 +314,7 @@ def _shown(model: str, variant: str, row: Row) -> str:
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Runs the chosen models; the JSON is written anew after each. Returns its path."""
     parser = argparse.ArgumentParser(description="training speed on one device")
-    names = [*WORKLOADS, *NOT_BUILT]
+    names = list(WORKLOADS)
     parser.add_argument("--only", action="append", choices=names, help="a model; may be repeated")
     parser.add_argument("--steps", type=int, default=100, help="timed steps of each variant")
     parser.add_argument("--device", default="cuda")
@@ -339,8 +340,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
 
 def _rows_of(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Row]:
-    if name in NOT_BUILT:
-        return {"-": {"not built yet": NOT_BUILT[name]}}
     torch.manual_seed(0)
     torch.compiler.reset()
     try:

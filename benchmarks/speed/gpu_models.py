@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -21,6 +22,7 @@ import zoo.objectives.mae as mae
 from torch import Tensor
 from zoo.modalities.code.encoder import CodeEncoder, CodeEncoderConfig
 from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.vision.open_clip import OpenCLIP
 from zoo.objectives.contract import Objective
 from zoo.objectives.mae import MAE, MAEConfig
 from zoo.objectives.masked_lm import MaskedLM
@@ -29,19 +31,16 @@ from zoo.registry.catalogue import card
 from zoo.registry.schema import Value
 
 __all__ = [
-    "NOT_BUILT",
     "WORKLOADS",
     "Cost",
     "Workload",
+    "clip_flops",
     "mae_flops",
     "masked_lm_flops",
     "reference_attention",
     "transformer_flops",
 ]
 
-NOT_BUILT = {
-    "clip-vit-b-16": "zoo has no text tower for images yet",
-}
 MEAN_LENGTH = 96  # tokens of a text: what the drawn lengths come to, about
 
 
@@ -64,6 +63,7 @@ class Workload:
     cost: Callable[[Batch], Cost]
     has_reference: bool  # whether `reference_attention` can stand in for zoo's own
     static_shapes: bool  # whether batches of one size are all alike
+    chooses_kernels: bool = True  # whether attention is zoo's own, which has several
 
 
 def transformer_flops(
@@ -90,6 +90,18 @@ def mae_flops(
     )
     ends = 2 * tokens * values * (dim + narrow) + 2 * visible * dim * narrow
     return trunk + decoder + ends
+
+
+def clip_flops(encoder: OpenCLIP) -> float:
+    """Of a pair: patches and projection of the image's tower, the text's, no embedding of words."""
+    model: Any = encoder.model
+    visual, size = model.visual, encoder.preprocess.img_size
+    patch, dim, narrow = visual.patch_size[0], visual.transformer.width, model.transformer.width
+    patches, length = (size // patch) ** 2, encoder.preprocess.context_length
+    image = transformer_flops([patches + 1], dim, visual.transformer.layers, hidden=4 * dim)
+    text = transformer_flops([length], narrow, model.transformer.layers, hidden=4 * narrow)
+    ends = patches * 3 * patch**2 * dim + (dim + narrow) * encoder.dim
+    return float(image + text + 2 * ends)
 
 
 def masked_lm_flops(encoder: CodeEncoderConfig, lengths: Iterable[int], targets: int) -> float:
@@ -167,6 +179,38 @@ def _mae(
     )
 
 
+def _clip(device: torch.device, *, tiny: bool) -> Workload:
+    """Both towers on pairs whose texts fill the context, as open_clip's always do."""
+    sizes = {"width": 64, "depth": 2, "text_width": 64, "text_depth": 2, "text_heads": 2}
+    encoder = build_encoder(encoder_spec("open-clip/ViT-B-16", sizes if tiny else {}))
+    task = build_objective({"name": "image_text"}, encoder)
+    assert isinstance(encoder, OpenCLIP)
+    side, length = encoder.preprocess.img_size, encoder.preprocess.context_length
+    model: Any = encoder.model
+    words, flops = model.vocab_size, clip_flops(encoder)
+
+    def batch(size: int) -> Batch:
+        ids = torch.randint(1, words - 1, (size, length), device=device)
+        ids[:, -1] = words - 1  # the end, whose vector is the text's
+        image = torch.randint(256, (size, 3, side, side), dtype=torch.uint8, device=device)
+        captions = torch.arange(size, device=device).unsqueeze(1)
+        return {"image": image, "ids": ids, "caption_ids": captions}
+
+    def cost(batch: Batch) -> Cost:
+        size = len(batch["ids"])
+        return Cost(samples=size, tokens=size * length, flops=size * flops)
+
+    return Workload(
+        encoder=encoder,
+        objective=task,
+        batch=batch,
+        cost=cost,
+        has_reference=False,
+        static_shapes=True,
+        chooses_kernels=False,
+    )
+
+
 def _code(device: torch.device, *, tiny: bool) -> Workload:
     """ModernBERT's width at BERT-base's depth; lengths as functions of Python code have them."""
     sizes: dict[str, Value] = {"depth": 12}
@@ -213,6 +257,7 @@ WORKLOADS: dict[str, Callable[..., Workload]] = {
     "mae-b": partial(_mae, "mae-base"),
     "mae-l": partial(_mae, "mae-large"),
     "bird-mae-b": partial(_mae, "bird-mae-base"),
+    "clip-vit-b-16": _clip,
     "code-base": _code,
     # The ViT of UNETR and BM-MAE on CT of 96^3, with the decoder of BM-MAE.
     "volume-vit-b": partial(
