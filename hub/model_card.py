@@ -16,7 +16,13 @@ from zoo.registry.schema import to_table, to_toml
 __all__ = ["About", "model_card"]
 
 _TASKS = {"vision": "image-feature-extraction", "volume": "image-feature-extraction"}
-_INPUTS = {"vision": "photo.jpg", "volume": "scan.nii.gz", "audio": "dawn.wav", "code": "main.py"}
+_INPUTS = {
+    "vision": '["photo.jpg"]',
+    "volume": '["scan.nii.gz"]',
+    "audio": '["dawn.wav"]',
+    "code": '["main.py"]',
+    "tabular": '"rows.csv"',
+}
 # Those that the Hub lists, in its spelling; others are `other` with a name.
 _LICENCES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
@@ -101,13 +107,13 @@ def _tags(about: About) -> list[str]:
 
 
 def _usage(about: About) -> list[str]:
-    file = _INPUTS.get(about.spec.modality, "input")
+    inputs = _INPUTS.get(about.spec.modality, '["input"]')
     return [
         "## Usage",
         "```python\n"
         "import zoo\n\n"
         f'encoder = zoo.load("{HUB}{about.repo}@{about.tag}")\n'
-        f'features = encoder.embed(["{file}"])  # numpy, one row an input\n'
+        f"features = encoder.embed({inputs})  # numpy, one row an input\n"
         "```",
     ]
 
