@@ -66,12 +66,13 @@ def test_the_same_seed_gives_the_same_run(build, tmp_path):
 def test_micro_batches_change_nothing(build, tmp_path):
     losses = []
     for accumulate in (1, 2, 4):
-        options = (f"train.accumulate={accumulate}", "encoder.drop_path=0")
+        # A small rate: Adam makes steps of full size of what is only rounding.
+        options = (f"train.accumulate={accumulate}", "encoder.drop_path=0", "train.lr=1e-4")
         trainer = build(*options, folder=tmp_path / str(accumulate))
         trainer.train(progress=False)
         losses.append([row["loss"] for row in rows(trainer)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
 
 
 def test_micro_batches_are_weighed_by_their_targets(build, monkeypatch):
