@@ -277,22 +277,22 @@ def train_ungrouped(shards, out, options, victim):
 
 def test_a_group_that_is_never_made_is_given_up():
     """As gloo waits for a process that died while they connected, whatever timeout it has."""
-    results = Ranks(2, connect_for_ever).results(timeout=30)
+    results = Ranks(2, connect_for_ever).results(timeout=60)
     assert set(results) == {0, 1}
     for result in results.values():
-        assert "did not meet within 1 s (timed out while the processes connected)" in result
+        assert "did not meet within 5 s (timed out while the processes connected)" in result
 
 
 def connect_for_ever():
-    dist.init_process_group = lambda *_, **__: time.sleep(60)
-    with joined("cpu", timeout=1):
+    dist.init_process_group = lambda *_, **__: time.sleep(600)
+    with joined("cpu", timeout=5):
         pass
 
 
 def test_whatever_used_a_group_may_be_freed_after_it():
     """DDP, in the frames of an exception; gloo's thread may be freeing a tensor at that time."""
     for _ in range(10):
-        assert Ranks(2, keep_ddp_to_the_end).results(timeout=30) == {0: "Enough: ", 1: "Enough: "}
+        assert Ranks(2, keep_ddp_to_the_end).results(timeout=60) == {0: "Enough: ", 1: "Enough: "}
 
 
 def keep_ddp_to_the_end():
