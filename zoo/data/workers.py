@@ -4,6 +4,7 @@ A worker that dies or hangs is an error within seconds that names its sample, ne
 """
 
 import copy
+import multiprocessing
 import os
 import signal
 import threading
@@ -158,7 +159,24 @@ def _processes(
                 if "DataLoader worker (pid" not in str(error):  # one that raised it says "Caught"
                     raise
                 raise WorkerError(_obituary(dataset, str(error), waiting.hung)) from None
+            except (OSError, EOFError) as error:
+                if "Caught" in str(error):  # raised in a worker, which lives
+                    raise
+                # It died while it handed a batch over, and torch still took it for alive.
+                raise WorkerError(_obituary(dataset, _ended(dataset), waiting.hung)) from None
             yield result
+
+
+def _ended(dataset: "_Tasks") -> str:
+    """The numbers of the workers that have ended, as soon as the system says so."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        alive = {process.pid for process in multiprocessing.active_children()}
+        own = [row[0] for row in dataset.in_hand.tolist() if row[0] > 0]
+        if dead := [str(pid) for pid in own if pid not in alive]:
+            return " ".join(dead)
+        time.sleep(0.01)
+    return ""
 
 
 @contextmanager
