@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import torch
 from data.samples import Make, make_shards, numbers, same, take, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from zoo.data.loader import sample_seeds
 from zoo.data.quarantine import Quarantine
@@ -271,6 +273,22 @@ def test_a_killed_worker_is_named_within_seconds(tmp_path):
     with pytest.raises(WorkerError, match=r"worker died \(pid \d+\).*00000\.tar, sample '00006'"):
         take(make(2), 8)
     assert time.monotonic() - began < 30
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(tmp_path, monkeypatch):
+    """torch then lets the broken connection's error through, since it takes it for alive."""
+    make = make_shards(tmp_path / "s", numbers(COUNT, {6: b"deadly"}))
+    real = _MultiProcessingDataLoaderIter._next_data
+
+    def torn(self):
+        try:
+            return real(self)
+        except RuntimeError:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer") from None
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_next_data", torn)
+    with pytest.raises(WorkerError, match=r"worker died \(pid \d+\).*00000\.tar, sample '00006'"):
+        take(make(2), 8)
 
 
 def test_a_hung_worker_is_named_and_ended(tmp_path):
