@@ -16,9 +16,10 @@ from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
-from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
+from zoo.objectives.contrastive_losses import decoupled, info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
 from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
+from zoo.objectives.projector import plain_projector
 from zoo.objectives.views import Colours, encoded, stacked_views
 
 __all__ = ["ViewContrastive", "ViewContrastiveConfig"]
@@ -32,7 +33,8 @@ def _simclr() -> Colours:
 class ViewContrastiveConfig(QueueConfig):
     """The loss, the projector and the queue."""
 
-    loss: Literal["nt_xent", "info_nce", "sigmoid"] = "nt_xent"  # as SimCLR, CLIP or SigLIP has it
+    # As SimCLR, CLIP or SigLIP has it; dcl: SimCLR's without the positive among the negatives.
+    loss: Literal["nt_xent", "dcl", "info_nce", "sigmoid"] = "nt_xent"
     temperature: float = 0.1
     learn_temperature: bool = False  # from `temperature` on, between 0.01 and 1
     bias: float = -10.0  # sigmoid: where its learned bias begins
@@ -61,11 +63,7 @@ class ViewContrastive(Objective):
     def __init__(self, config: ViewContrastiveConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
-        self.projector = nn.Sequential(
-            nn.Linear(encoder.embed_dim, config.hidden_dim),
-            nn.ReLU(),
-            nn.Linear(config.hidden_dim, config.output_dim),
-        )
+        self.projector = plain_projector(encoder.embed_dim, config.hidden_dim, config.output_dim)
         self.logit_scale = LogitScale(config.temperature, learned=config.learn_temperature)
         if config.loss == "sigmoid":
             self.bias = nn.Parameter(torch.tensor([config.bias]))
@@ -95,6 +93,8 @@ class ViewContrastive(Objective):
                 total = self.queue.loss(*both, scale, batch["content_ids"])
             case "nt_xent":
                 total = nt_xent(a, b, scale)
+            case "dcl":
+                total = decoupled(a, b, scale)
             case "info_nce":
                 total = info_nce(a, b, scale)
             case "sigmoid":

@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent, supervised.
+"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent, DCL, supervised.
 
 Sample i is (a_i, b_i): two views, or an image and its text; towers and projections are outside.
 Every process gives its own n of the N samples and gets the mean loss of those n, with all N as
@@ -17,7 +17,14 @@ from torch.nn.functional import softplus
 from zoo.objectives.gather import GlobalBatch
 from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
 
-__all__ = ["info_nce", "nt_xent", "one_sided_info_nce", "sigmoid_loss", "supervised_contrastive"]
+__all__ = [
+    "decoupled",
+    "info_nce",
+    "nt_xent",
+    "one_sided_info_nce",
+    "sigmoid_loss",
+    "supervised_contrastive",
+]
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -63,12 +70,17 @@ def nt_xent(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
     1/2N sum over views v of -log(exp x_vw / sum_{u != v} exp x_vu), w the other view of v's sample.
     """
-    batch = GlobalBatch.of(a)
-    views = torch.stack((a, b), 1)
-    pairs = _pairs(batch, a, views=2)
-    negatives, _ = log_sum_exp(views.flatten(0, 1), batch.gather(views).flatten(0, 1), scale, pairs)
-    positive = scale * (a * b).sum(1)
-    return softplus(negatives.unflatten(0, (-1, 2)) - positive[:, None]).mean()
+    negatives, positive = _two_views(a, b, scale)
+    return softplus(negatives - positive).mean()
+
+
+def decoupled(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """DCL (arXiv 2110.06848): NT-Xent without the positive pair in the sum.
+
+    1/2N sum over views v of -x_vw + log sum_u exp x_vu, u the views of other samples.
+    """
+    negatives, positive = _two_views(a, b, scale)
+    return (negatives - positive).mean()
 
 
 def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
@@ -96,6 +108,15 @@ def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     # Each process weighs its part by n / N: a mean over all vectors that count needs n / N back.
     total = (which.bincount(minlength=len(names))[which] > 1).sum().clamp(min=1)
     return ((rows - positive) * has_other).mean() * (len(which) / total)
+
+
+def _two_views(a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Log sum exp of each view (n, 2) over those of other samples, and x of the pair (n, 1)."""
+    batch = GlobalBatch.of(a)
+    views = torch.stack((a, b), 1)
+    pairs = _pairs(batch, a, views=2)
+    negatives, _ = log_sum_exp(views.flatten(0, 1), batch.gather(views).flatten(0, 1), scale, pairs)
+    return negatives.unflatten(0, (-1, 2)), scale * (a * b).sum(1, keepdim=True)
 
 
 def _pairs(batch: GlobalBatch, rows: Tensor, *, views: int = 1) -> Pairs:

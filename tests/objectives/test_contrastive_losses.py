@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training.ranks import Ranks
 from zoo.objectives import similarity
 from zoo.objectives.contrastive_losses import (
+    decoupled,
     info_nce,
     nt_xent,
     sigmoid_loss,
@@ -38,6 +39,13 @@ def plain_nt_xent(a, b, scale, bias):
     return cross_entropy(x, torch.arange(len(views)).roll(len(a)))
 
 
+def plain_decoupled(a, b, scale, bias):
+    views, own = torch.cat((a, b)), torch.eye(len(a), dtype=torch.bool).repeat(2, 2)
+    x = scale * views @ views.T
+    positive = (scale * (a * b).sum(1)).repeat(2)
+    return (x.masked_fill(own, -torch.inf).logsumexp(1) - positive).mean()
+
+
 def classes(b):
     """Two or so, told by the features, so that every process knows its own."""
     return (b[:, 0] > 0).long()
@@ -58,6 +66,7 @@ LOSSES = {
     ),
     "info_nce": (lambda a, b, scale, bias: info_nce(a, b, scale), plain_info_nce),
     "sigmoid": (sigmoid_loss, plain_sigmoid),
+    "decoupled": (lambda a, b, scale, bias: decoupled(a, b, scale), plain_decoupled),
     "nt_xent": (lambda a, b, scale, bias: nt_xent(a, b, scale), plain_nt_xent),
 }
 
