@@ -19,6 +19,7 @@ from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import decoupled, info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
 from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
+from zoo.objectives.negatives import PLAIN
 from zoo.objectives.projector import plain_projector
 from zoo.objectives.views import Colours, encoded, stacked_views
 
@@ -48,6 +49,8 @@ class ViewContrastiveConfig(QueueConfig):
         self.check()
         if self.queue and self.loss != "info_nce":
             raise ValueError(f"a queue needs loss=info_nce, got {self.loss}")
+        if self.negatives != PLAIN and self.loss == "sigmoid":
+            raise ValueError("negatives are chosen for losses other than sigmoid")
 
 
 class ViewContrastive(Objective):
@@ -85,6 +88,7 @@ class ViewContrastive(Objective):
         views = {name: value for name, value in batch.items() if name != "content_ids"}
         vectors = project(self.projector, encoder, views)
         (a, b), scale = vectors.unbind(1), self.logit_scale()
+        negatives = self.config.negatives
         match self.config.loss:
             case "info_nce" if self.queue is not None:
                 with torch.no_grad():
@@ -92,11 +96,11 @@ class ViewContrastive(Objective):
                 both = vectors.transpose(0, 1), keys.transpose(0, 1)
                 total = self.queue.loss(*both, scale, batch["content_ids"])
             case "nt_xent":
-                total = nt_xent(a, b, scale)
+                total = nt_xent(a, b, scale, negatives)
             case "dcl":
-                total = decoupled(a, b, scale)
+                total = decoupled(a, b, scale, negatives)
             case "info_nce":
-                total = info_nce(a, b, scale)
+                total = info_nce(a, b, scale, negatives=negatives)
             case "sigmoid":
                 total = sigmoid_loss(a, b, scale, self.bias)
         metrics = {"similarity": (a * b).sum(1).mean()}

@@ -21,6 +21,7 @@ from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, sigmoid_loss
 from zoo.objectives.entities import EntitiesConfig, EntityClassifier
 from zoo.objectives.labels import label_of
+from zoo.objectives.negatives import PLAIN, NegativesConfig
 
 from zoo.errors import DataError
 
@@ -36,11 +37,14 @@ class ImageTextConfig:
     loss: Literal["info_nce", "sigmoid"] = "info_nce"  # as CLIP or SigLIP has it
     captions: tuple[str, ...] = ("txt",)  # the txt member, or keys of the json member
     caption_shares: tuple[float, ...] = (1.0,)  # how often each is taken; the present ones share
+    negatives: NegativesConfig = PLAIN  # of CLIP's loss
     entities: EntitiesConfig = field(default_factory=EntitiesConfig)
 
     def __post_init__(self) -> None:
         if len(self.captions) != len(self.caption_shares) or min(self.caption_shares) < 0:
             raise ValueError("captions and caption_shares must go together, shares be positive")
+        if self.loss == "sigmoid" and self.negatives != PLAIN:
+            raise ValueError("negatives are chosen for loss=info_nce only")
 
 
 class ImageText(Objective):
@@ -111,7 +115,7 @@ class ImageText(Objective):
         if self.config.loss == "sigmoid":
             assert bias is not None
             return sigmoid_loss(a, b, scale, bias)
-        return info_nce(a, b, scale, ids)
+        return info_nce(a, b, scale, ids, self.config.negatives)
 
     def _entity(self, sample: Sample) -> Tensor:
         label, count = label_of(sample), self.config.entities.count
