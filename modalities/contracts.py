@@ -32,6 +32,7 @@ __all__ = [
     "Preprocess",
     "Raw",
     "Sample",
+    "SampleEncoder",
     "TokenEncoder",
     "Tokens",
     "UniformEncoder",
@@ -275,7 +276,13 @@ class TokenEncoder(Encoder):
         )
 
 
-class UniformEncoder(Encoder):
+class SampleEncoder(Encoder):
+    """An encoder that gives one vector for each sample of a shard, which may have a label."""
+
+    needs_words = "one vector for each labelled sample"
+
+
+class UniformEncoder(SampleEncoder):
     """An encoder of samples that are all of one shape, so that any of them stack."""
 
     needs_words = "samples that are all of one shape"

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from zoo.modalities.contracts import Encoder, Preprocess
+from zoo.modalities.contracts import Preprocess, SampleEncoder
 
 __all__ = ["TwoTowerEncoder", "TwoTowerPreprocess"]
 
@@ -20,7 +20,7 @@ class TwoTowerPreprocess(Preprocess):
         """(B, L) int64 with start and end; what is longer is cut, what is shorter filled up."""
 
 
-class TwoTowerEncoder(Encoder):
+class TwoTowerEncoder(SampleEncoder):
     """Vectors of images and of texts that can be compared."""
 
     needs_words = "towers of images and of texts"

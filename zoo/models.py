@@ -129,7 +129,7 @@ def _from_catalogue(
     spec = encoder_spec(name, changes, preprocess)
     if weights is not None:
         encoder = load_encoder(spec, Path(weights), layout=layout)
-        load_beside(encoder.preprocess, Path(weights))
+        load_beside(encoder.preprocess, Path(weights).parent)
         return encoder
     if not published:
         raise UsageError(
@@ -143,8 +143,8 @@ def _from_catalogue(
     entry = next((entry for entry in published if entry.tag == tag), published[0])
     path = published_weights(entry)
     encoder = load_encoder(spec, path, layout=entry.layout)
-    published_assets(entry, encoder.preprocess.asset_names)
-    load_beside(encoder.preprocess, path)
+    folder = published_assets(entry, encoder.preprocess.asset_names)
+    load_beside(encoder.preprocess, folder)
     return encoder
 
 
