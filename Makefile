@@ -36,10 +36,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
-	$(BIN)/python -m zoo.benchmarks.claims.masking_rate
-	$(BIN)/python -m zoo.benchmarks.claims.biphasic
-	$(BIN)/python -m zoo.benchmarks.claims.packing
-	$(BIN)/python -m zoo.benchmarks.claims.voco
+	$(BIN)/zoo bench claims
 	$(BIN)/python -m zoo.benchmarks.speed.vision
 	$(BIN)/python -m zoo.benchmarks.speed.vision_step
 
