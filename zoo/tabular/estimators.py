@@ -31,6 +31,7 @@ from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import Kind, Table
 from zoo.probes.finetune import FinetuneRecipe
 from zoo.probes.heads import Linear, seeded, update
+from zoo.registry.catalogue import find
 from zoo.tabular.raw import RowFeatures
 from zoo.tabular.shards import pretrain_tables
 from zoo.training.groups import parameter_groups
@@ -89,11 +90,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.head_ = self._linear().fit(self.features_(table), targets)
 
     def _build(self, table: Table, seed: int) -> UniTabE:
-        """The given encoder; or a name's, pretrained on the rows at hand."""
+        """The given encoder, or one that has weights; or a name's, pretrained on the rows."""
         encoder: Encoder
         if isinstance(self.encoder, Encoder):
             encoder = self.encoder
-        elif isinstance(self.encoder, Path) or "/" in self.encoder:
+        elif isinstance(self.encoder, Path) or "/" in self.encoder or find(self.encoder)[1]:
             encoder = zoo.load(self.encoder)
         elif self.pretrain_steps:
             options = (f"train.steps={self.pretrain_steps}", "train.loggers=[]")
@@ -166,11 +167,11 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """Classes of rows.
 
     Args:
-        encoder: a name of the catalogue (pretrained here, on the rows that `fit` gets), the folder
-            of a run or export, or an encoder.
+        encoder: a name of the catalogue (pretrained here, on the rows that `fit` gets), a name with
+            a tag ("unitabe-small.demo"), the folder of a run or export, or an encoder.
         mode: "probe" keeps the encoder frozen, "finetune" trains it.
         raw: the probe also sees the columns themselves, standardised and one-hot.
-        pretrain_steps: of a name's encoder; 0 leaves its weights random.
+        pretrain_steps: of a name without a tag; 0 leaves its weights random.
         epochs: of fine-tuning.
         columns: "strict" wants the columns of the training, as scikit-learn does; "flexible" goes
             by name, takes absent columns as missing, and leaves out new ones.
