@@ -172,7 +172,7 @@ def test_captions_are_mixed_by_their_shares(known):
 
 
 def test_what_does_not_go_together(known):
-    with pytest.raises(UsageError, match="'image_text' needs towers of images and of texts"):
+    with pytest.raises(UsageError, match="'image_text' needs a tower of texts beside its own"):
         check_pairing({"name": "vit"}, {"name": "image_text"})
     with pytest.raises(zoo.ZooError, match="needs an encoder with a bias"):
         pair(loss="sigmoid")
