@@ -10,6 +10,7 @@ from rich.table import Table
 
 import zoo
 from zoo.demo.birds import birds_part
+from zoo.demo.captions import captions_part
 from zoo.demo.code import code_part
 from zoo.demo.digits import digits_part
 from zoo.demo.part import Part
@@ -22,6 +23,7 @@ __all__ = ["run_demo"]
 REPORT = "report.html"
 PARTS = {
     "digits": digits_part,
+    "image-text": captions_part,
     "code": code_part,
     "birds": birds_part,
     "volumes": volumes_part,
@@ -92,8 +94,8 @@ def _page(parts: list[Part], seconds: float, *, quick: bool) -> str:
         ]
     lead = (
         f"{len(parts)} kinds of data, encoders pretrained on them without labels on this machine, "
-        "and baselines that are shown also where they win. Digits and code are real; bird song and "
-        "torsos are synthesised. "
+        "and baselines that are shown also where they win. Digits and code are real; captions, "
+        "bird song and torsos are synthesised. "
         f"zoo {zoo.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} CPU threads, {seconds:.0f} s in all."
     )
