@@ -28,7 +28,10 @@ _KINDS = ("number", "boolean", "category", "text")
 
 
 class TabularCodec(Codec):
-    """{"table": Table, "facts": dict, "label": int, "text": str} <-> arrow, json, cls, txt."""
+    """{"table": Table, "facts": dict, "label": int, "text": str} <-> arrow, json, cls, txt.
+
+    A label is of a table of one row.
+    """
 
     def __init__(self, compression: Literal["zstd", "lz4"] | None = None) -> None:
         self.compression = compression
@@ -50,7 +53,12 @@ class TabularCodec(Codec):
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """{"table": Table} and the rest; a block of another writer is read with inferred kinds."""
-        beside = decode_beside(members)
+        table, beside = self._table(members), decode_beside(members)
+        if "label" in beside and table.rows != 1:
+            raise DataError(f"a label (a cls member) is of one row, this block has {table.rows}")
+        return {"table": table, **beside}
+
+    def _table(self, members: Mapping[str, Buffer]) -> Table:
         _, data = find_member(members, ("arrow",), what="table")
         check_size("arrow member", len(data), MAX_BYTES)
         pa = import_arrow()
@@ -64,13 +72,13 @@ class TabularCodec(Codec):
             block.validate()
             facts = (block.schema.metadata or {}).get(_KEY)
             if facts is None:
-                return {"table": read_table(block), **beside}
+                return read_table(block)
             columns = tuple(_column(row) for row in json.loads(facts))
             if [column.name for column in columns] != block.column_names:
                 raise DataError("the columns of an arrow member are not those of its metadata")
             cells = tuple(next(cells_of(c.name, block.column(i)))[1] for i, c in enumerate(columns))
             _check(columns, cells)
-        return {"table": Table(columns, cells, block.num_rows), **beside}
+        return Table(columns, cells, block.num_rows)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Rows, columns, and the share of missing cells."""
