@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
@@ -137,6 +138,8 @@ class TwoTowers(TwoTowerEncoder):
     preprocess_class = TwoTowersPreprocessConfig
     parts = ("tower", "text")
     preprocess: TwoTowersPreprocess
+    tower: Encoder
+    text: Encoder
 
     def __init__(
         self,
@@ -184,6 +187,16 @@ class TwoTowers(TwoTowerEncoder):
         """The tower's features, pooled ones projected."""
         features: Features = self.tower(batch)
         return replace(features, pooled=self.proj(features.pooled))
+
+    @torch.inference_mode()
+    def embed(
+        self, inputs: Sequence[Raw], *, batch_size: int = 64, progress: bool | None = None
+    ) -> np.ndarray:
+        """As the tower's, which knows what an item is (of a table each row), and projected."""
+        features = self.tower.embed(inputs, batch_size=batch_size, progress=progress)
+        weight = self.proj.weight
+        vectors: Tensor = self.proj(torch.from_numpy(features).to(weight.device, weight.dtype))
+        return vectors.float().cpu().numpy()
 
     def encode_text(self, texts: Batch | Sequence[str], *, normalize: bool = False) -> Tensor:
         """Texts, or a batch with their fields, -> (B, E), of unit length where `normalize`."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from zoo.hub.golden import fingerprint
 from zoo.modalities.audio.codec import AudioCodec
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.tabular.codec import TabularCodec
@@ -111,6 +112,7 @@ def test_samples_and_their_texts_find_each_other(modality, tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     encoder = zoo.load(run.folder / "export")
     assert encoder.modality == modality
+    assert fingerprint(encoder) == fingerprint(run.load())  # what publishing proves
     held_out = [codec.decode(members(number)) for number in range(32)]
     classifier = zero_shot_classifier(encoder, NAMES, ["a {} one"])
     found = zero_shot_predict(encoder, held_out, classifier)
