@@ -12,6 +12,7 @@ command = Verbs(
             "birdset": "birdset",
             "imagenet": "imagenet_mae",
             "chestxray14": "chestxray14",
+            "clip-zeroshot": "clip_zeroshot",
             "btcv": "btcv",
             "brats": "brats",
             "codesearchnet": "codesearchnet",
