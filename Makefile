@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.building
 	$(BIN)/python -m zoo.benchmarks.speed.memory
 	$(BIN)/python -m zoo.benchmarks.speed.scale
+	$(BIN)/python -m zoo.benchmarks.speed.plan
 	$(BIN)/python -m zoo.benchmarks.speed.engine
 	$(BIN)/python -m zoo.benchmarks.speed.contrastive
 	$(BIN)/python -m zoo.benchmarks.speed.audio
