@@ -40,6 +40,8 @@ bench: $(READY)
 	$(BIN)/zoo bench claims
 	$(BIN)/python -m zoo.benchmarks.speed.vision
 	$(BIN)/python -m zoo.benchmarks.speed.vision_step
+	$(BIN)/python -m zoo.benchmarks.readme
+	$(BIN)/python -m zoo.benchmarks.speed.regression
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
 $(READY): pyproject.toml constraints.txt

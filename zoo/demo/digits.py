@@ -23,7 +23,7 @@ from zoo.report.chart import Curve, chart
 from zoo.report.page import picture
 from zoo.runs import EXPORT
 
-__all__ = ["digits_part", "write_digits"]
+__all__ = ["MODEL", "Data", "digits_part", "read_digits", "write_digits"]
 
 MODEL = "digits-mae-tiny"
 QUICK = ("train.steps=20", "train.warmup=2", "train.log_every=2", "encoder.depth=2")
@@ -63,6 +63,13 @@ def write_digits(folder: Path, *, seed: int = 0) -> dict[str, Path]:
     return folders
 
 
+def read_digits(folder: Path) -> Data:
+    """Decoded samples of a split, and their labels (N,)."""
+    shards, codec = ShardSet(folder), VisionCodec()
+    samples = [codec.decode(shards.read(index)) for index in range(len(shards))]
+    return samples, np.array([sample["label"] for sample in samples])
+
+
 def digits_part(folder: Path, *, quick: bool) -> Part:
     """Pretrains, measures, and draws.
 
@@ -77,7 +84,7 @@ def digits_part(folder: Path, *, quick: bool) -> Part:
     encoder = run.load()
     check_reload(run.folder / EXPORT, encoder, _files(folder, shards["test"]))
     random = untrained(run).eval()
-    train, test = _read(shards["train"]), _read(shards["test"])
+    train, test = read_digits(shards["train"]), read_digits(shards["test"])
     rows = (
         ScoreRow("raw pixels", _scores(_pixels(train), _pixels(test), train[1], test[1])),
         ScoreRow("same encoder, random weights", _embedded(random, train, test)),
@@ -125,12 +132,6 @@ def _samples(
     for index in chosen:
         image = (images[index] * GREY_SCALE).astype(np.uint8)
         yield f"{index:04d}", codec.encode({"image": image, "label": int(labels[index])})
-
-
-def _read(folder: Path) -> Data:
-    shards, codec = ShardSet(folder), VisionCodec()
-    samples = [codec.decode(shards.read(index)) for index in range(len(shards))]
-    return samples, np.array([sample["label"] for sample in samples])
 
 
 def _files(folder: Path, test: Path) -> list[Path]:
