@@ -29,6 +29,7 @@ def test_report_is_whole_and_self_contained(demo):
         *("No real bird", "mean spectrum, linear", "zoo: MAE pretrained, prototypical"),
         *("bigrams, both neighbours", "TF-IDF of words", "zoo: masked LM pretrained"),
         *("No scan of anybody", "VoCo, shuffled labels", "zoo: VoCo", "hidden patches filled in"),
+        *("Held out: breast_cancer and wine", "zoo: columns + pretrained"),
         *("data:image/png;base64,", "<svg", "class=miss", "bit-identical", "A quick run"),
     ):
         assert part in text

@@ -11,8 +11,8 @@ from zoo.hub.golden import fingerprint
 from zoo.modalities.tabular.read import read_table
 
 import zoo
-from zoo.errors import UsageError
-from zoo.tabular import Classifier, Imputer, Regressor
+from zoo.errors import DataError, UsageError
+from zoo.tabular import Classifier, Imputer, Regressor, write_tables
 
 
 def rows(count=80, seed=0):
@@ -81,6 +81,34 @@ def test_imputer_fills_numbers_and_strings():
     assert filled[:, 1].tolist() == ["big", "small"]
     assert filled[0, 2] > 1.0 > -1.0 > filled[1, 2]
     assert filled[:, 0].tolist() == [1.5, -1.5]
+
+
+def test_probes_on_labelled_shards(tmp_path):
+    """The class is the sign of a number; test rows have the statistics of the training rows."""
+    frame, labels, _ = rows(60)
+    held, wanted, _ = rows(40, seed=1)
+    table = read_table(frame)
+    encoder = zoo.create("unitabe-small", seed=0, depth=1)
+    encoder.preprocess.fit([{"table": table}])
+    sides = {"train": (table, labels), "test": (read_table(held).like(table.columns), wanted)}
+    for name, (some, classes) in sides.items():
+        codes = (classes == "yes").astype(int).tolist()
+        write_tables(tmp_path / name, {"rows": some}, labels={"rows": codes})
+    for kind in ("linear", "knn"):
+        score = zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind=kind, k=5)
+        assert score.accuracy > 0.9
+    options = {"head": "linear", "epochs": 3, "lr": 1e-3}
+    tuned = zoo.probe(
+        encoder, tmp_path / "train", tmp_path / "test", kind="finetune", options=options
+    )
+    assert tuned.accuracy > 0.9
+    with pytest.raises(UsageError, match="kind='linear'"):
+        zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind="prototypical")
+    with pytest.raises(UsageError, match="1 labels for 60 rows"):
+        write_tables(tmp_path / "bad", {"rows": table}, labels={"rows": [1]})
+    write_tables(tmp_path / "plain", {"rows": table})
+    with pytest.raises(DataError, match="no label"):
+        zoo.probe(encoder, tmp_path / "plain", tmp_path / "test")
 
 
 def test_publishing_has_rows_to_try_an_encoder_with():

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
-from zoo.modalities.contracts import Buffer, Codec, Sample
+from zoo.modalities.contracts import Buffer, Codec, Sample, decode_label
 from zoo.modalities.members import find_member
 from zoo.modalities.tabular.read import import_arrow
 from zoo.modalities.tabular.table import Cells, Column, Kind, Table
@@ -27,7 +27,7 @@ _KINDS = ("number", "boolean", "category", "text")
 
 
 class TabularCodec(Codec):
-    """{"table": Table} <-> arrow."""
+    """{"table": Table} <-> arrow; the "label" of a table of one row <-> cls."""
 
     def __init__(self, compression: Literal["zstd", "lz4"] | None = None) -> None:
         self.compression = compression
@@ -45,10 +45,21 @@ class TabularCodec(Codec):
         options = pa.ipc.IpcWriteOptions(compression=self.compression)
         with pa.ipc.new_stream(sink, block.schema, options=options) as writer:
             writer.write_table(block)
-        return {"arrow": sink.getvalue().to_pybytes()}
+        members = {"arrow": sink.getvalue().to_pybytes()}
+        if "label" in raw:
+            members["cls"] = str(raw["label"]).encode()
+        return members
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"table": Table}; a block of another writer is read with inferred kinds."""
+        """{"table": Table}, and "label"; a block of another writer is read with inferred kinds."""
+        table = self._table(members)
+        if "cls" not in members:
+            return {"table": table}
+        if table.rows != 1:
+            raise DataError(f"a label (a cls member) is of one row, this block has {table.rows}")
+        return {"table": table, "label": decode_label(bytes(members["cls"]))}
+
+    def _table(self, members: Mapping[str, Buffer]) -> Table:
         _, data = find_member(members, ("arrow",), what="table")
         check_size("arrow member", len(data), MAX_BYTES)
         pa = import_arrow()
@@ -62,13 +73,13 @@ class TabularCodec(Codec):
             block.validate()
             facts = (block.schema.metadata or {}).get(_KEY)
             if facts is None:
-                return {"table": read_table(block)}
+                return read_table(block)
             columns = tuple(_column(row) for row in json.loads(facts))
             if [column.name for column in columns] != block.column_names:
                 raise DataError("the columns of an arrow member are not those of its metadata")
             cells = tuple(next(cells_of(c.name, block.column(i)))[1] for i, c in enumerate(columns))
             _check(columns, cells)
-        return {"table": Table(columns, cells, block.num_rows)}
+        return Table(columns, cells, block.num_rows)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Rows, columns, and the share of missing cells."""

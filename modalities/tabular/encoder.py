@@ -57,6 +57,9 @@ class UniTabEConfig:
     sigma: float = 0.1  # periodic, plr: spread of the frequencies
     order: Literal["added", "rolled"] = "added"  # how a piece shows its place: sinusoid, or rolled
     pool: Literal["cls", "mean"] = "cls"
+    # Of words before their norm, of what attention and MLP add, and inside the MLP.
+    # DEVIATION: none of attention weights, which the kernels for packed rows do not know.
+    dropout: float = 0.0
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class UniTabEConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
         if self.embed_dim % 2:
             raise ValueError(f"embed_dim {self.embed_dim} must be even")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class WordEmbedding(nn.Module):
@@ -73,9 +78,12 @@ class WordEmbedding(nn.Module):
     binds a piece to its place also in a mean over pieces (Sahlgren et al. 2008).
     """
 
-    def __init__(self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False) -> None:
+    def __init__(
+        self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.rolled = rolled
+        self.dropout = nn.Dropout(dropout)
         self.table = nn.Embedding(vocab_size, dim, _weight=torch.empty(vocab_size, dim))
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.dim = dim
@@ -85,10 +93,10 @@ class WordEmbedding(nn.Module):
         x = self.table(ids) * self.dim**0.5
         length = ids.shape[-1]
         if not self.rolled:
-            return self.norm(x + sinusoid(length, self.dim).to(x))
+            return self.norm(self.dropout(x + sinusoid(length, self.dim).to(x)))
         places = torch.arange(self.dim, device=x.device)
         shifted = (places - torch.arange(length, device=x.device)[:, None]) % self.dim
-        out: Tensor = self.norm(x).take_along_dim(shifted.unsqueeze(0), -1)
+        out: Tensor = self.norm(self.dropout(x)).take_along_dim(shifted.unsqueeze(0), -1)
         return out
 
 
@@ -110,8 +118,13 @@ class TabUnit(nn.Module):
     def __init__(self, config: UniTabEConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        rolled = config.order == "rolled"
-        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps, rolled=rolled)
+        self.words = WordEmbedding(
+            config.vocab_size,
+            dim,
+            eps=config.norm_eps,
+            rolled=config.order == "rolled",
+            dropout=config.dropout,
+        )
         self.types = nn.Embedding(config.types, dim)
         self.fuse = _gate(dim, config.dim)
         self.link = _gate(dim, config.dim)
@@ -156,8 +169,9 @@ def mean_pieces(x: Tensor, ids: Tensor) -> Tensor:
 class PostNormBlock(nn.Module):
     """norm(x + attention(x)), then norm(x + mlp(x)), with a ReLU inside the mlp."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, *, eps: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, *, eps: float, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.attn = Attention(dim, heads)
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.fc1 = nn.Linear(dim, hidden)
@@ -166,8 +180,9 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = self.norm1(x + self.attn(x, attend))
-        return self.norm2(x + self.fc2(self.fc1(x).relu()))
+        x = self.norm1(x + self.dropout(self.attn(x, attend)))
+        hidden = self.dropout(self.fc1(x).relu())
+        return self.norm2(x + self.dropout(self.fc2(hidden)))
 
 
 class UniTabE(TableEncoder):
@@ -196,7 +211,13 @@ class UniTabE(TableEncoder):
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
         self.embed_to_dim = nn.Linear(config.embed_dim, config.dim)
         self.blocks = nn.ModuleList(
-            PostNormBlock(config.dim, config.heads, config.hidden, eps=config.norm_eps)
+            PostNormBlock(
+                config.dim,
+                config.heads,
+                config.hidden,
+                eps=config.norm_eps,
+                dropout=config.dropout,
+            )
             for _ in range(config.depth)
         )
         if not self.cls_token.is_meta:
@@ -314,7 +335,7 @@ class UniTabE(TableEncoder):
         """Pooled features of the rows of a table.
 
         Args:
-            inputs: what `read_table` takes.
+            inputs: what `read_table` takes; or a list of such, whose rows follow one another.
             batch_size: rows that go through the encoder together.
             progress: a bar on the terminal; by default for more than one batch on a terminal.
             columns: statistics of the table that a model was fitted on; the rows' own by default.
@@ -322,6 +343,12 @@ class UniTabE(TableEncoder):
         Returns:
             (rows, dim) float32.
         """
+        if isinstance(inputs, list | tuple):
+            parts = [
+                self.embed(one, batch_size=batch_size, progress=progress, columns=columns)
+                for one in inputs
+            ]
+            return np.concatenate([np.empty((0, self.dim), np.float32), *parts])
         table = read_table(inputs)
         table = table if columns is None else table.like(columns)
         out = np.empty((table.rows, self.dim), np.float32)

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +28,21 @@ def write_tables(
     shard_bytes: int = 256 << 20,
     seed: int = 0,
     compression: str | None = None,
+    labels: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Shards of all tables, in blocks of rows that were shuffled within their table.
 
     Args:
         folder: of the shards.
-        tables: whatever `read_table` takes, by name.
+        tables: whatever `read_table` takes, by name; a `Table` keeps its statistics.
         block: rows of a sample.
         shard_bytes: a shard ends with the block that reaches this size.
         seed: of the order of rows.
         compression: "zstd" where bandwidth is short.
+        labels: for `zoo.probe`, the class of each row, by table: then a sample is one row.
 
     Raises:
-        UsageError: there are no rows.
+        UsageError: there are no rows, or not one label for each.
         DataError: a table cannot be read.
     """
     folder = Path(folder)
@@ -48,8 +50,14 @@ def write_tables(
     read = {name: read_table(source) for name, source in tables.items()}
     if not any(table.rows for table in read.values()):
         raise UsageError("no rows to write: give at least one table that has some")
+    for name, table in read.items():
+        if labels is not None and len(labels.get(name, ())) != table.rows:
+            raise UsageError(
+                f"table {name!r}: {len(labels.get(name, ()))} labels for {table.rows} rows; "
+                "give one class, a whole number from 0, for each"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    samples = _samples(read, codec, block, seed)
+    samples = _samples(read, codec, block if labels is None else 1, seed, labels)
     rows: list[ShardRow] = []
     for first in samples:
         path = folder / f"tables-{len(rows):06d}.tar"
@@ -68,14 +76,21 @@ def _up_to(first: Sample, rest: Iterator[Sample], size: int) -> Iterator[Sample]
 
 
 def _samples(
-    tables: Mapping[str, Table], codec: TabularCodec, block: int, seed: int
+    tables: Mapping[str, Table],
+    codec: TabularCodec,
+    block: int,
+    seed: int,
+    labels: Mapping[str, Sequence[int]] | None,
 ) -> Iterator[Sample]:
     for number, (name, table) in enumerate(tables.items()):
         order = np.random.default_rng((seed, number)).permutation(table.rows)
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", name) or "table"
         for i, start in enumerate(range(0, table.rows, block)):
-            part = table.take(order[start : start + block])
-            yield f"{number:04d}-{safe}-{i:06d}", codec.encode({"table": part})
+            rows = order[start : start + block]
+            sample: dict[str, object] = {"table": table.take(rows)}
+            if labels is not None:
+                sample["label"] = int(labels[name][rows[0]])
+            yield f"{number:04d}-{safe}-{i:06d}", codec.encode(sample)
 
 
 def pretrain_tables(
