@@ -25,6 +25,7 @@ NAMES = (
     "infinite_lr",
     "curriculum",
     "caption_mixing",
+    "any_subset",
 )
 Values = dict[str, list[float]]  # of each way, one a seed
 

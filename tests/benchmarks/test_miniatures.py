@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 from zoo.benchmarks.claims import (
+    any_subset,
     bird_prototypes,
     caption_mixing,
     curriculum,
@@ -33,6 +34,10 @@ SMALL = {
     "infinite_lr": [(infinite_lr, "STEPS", 4)],
     "curriculum": [(curriculum, "STREAM", 96)],
     "caption_mixing": [(caption_mixing, "STEPS", 2)],
+    "any_subset": [
+        (any_subset, "STEPS", 2),
+        (any_subset, "COUNTS", {"train": 16, "labelled": 12, "test": 8}),
+    ],
 }
 
 
