@@ -23,7 +23,7 @@ from zoo.report.chart import Curve, chart
 from zoo.report.page import picture
 from zoo.runs import EXPORT
 
-__all__ = ["digits_part", "files_of", "pixels", "read_digits", "write_digits"]
+__all__ = ["MODEL", "Data", "digits_part", "files_of", "pixels", "read_digits", "write_digits"]
 
 MODEL = "digits-mae-tiny"
 QUICK = ("train.steps=20", "train.warmup=2", "train.log_every=2", "encoder.depth=2")
@@ -64,6 +64,13 @@ def write_digits(folder: Path, *, seed: int = 0, caption: Caption | None = None)
             samples = _samples(digits.images, digits.target, chosen, caption)
             write_shards(samples, folders[split])
     return folders
+
+
+def read_digits(folder: Path) -> Data:
+    """Decoded samples of a split, and their labels (N,)."""
+    shards, codec = ShardSet(folder), VisionCodec()
+    samples = [codec.decode(shards.read(index)) for index in range(len(shards))]
+    return samples, np.array([sample["label"] for sample in samples])
 
 
 def digits_part(folder: Path, *, quick: bool) -> Part:
@@ -131,13 +138,6 @@ def _samples(
         if caption is not None:
             sample["text"] = caption(int(labels[index]), np.random.default_rng(index))
         yield f"{index:04d}", codec.encode(sample)
-
-
-def read_digits(folder: Path) -> Data:
-    """Decoded samples of a split, and their labels (N,)."""
-    shards, codec = ShardSet(folder), VisionCodec()
-    samples = [codec.decode(shards.read(index)) for index in range(len(shards))]
-    return samples, np.array([sample["label"] for sample in samples])
 
 
 def files_of(folder: Path, test: Path) -> list[Path]:
