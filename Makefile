@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.code
+	$(BIN)/python -m zoo.benchmarks.speed.code_waiting
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
