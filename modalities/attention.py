@@ -27,7 +27,14 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from zoo.modalities.packing import Packed
 from zoo.modalities.seeing import Seeing, alibi_slopes
 
-__all__ = ["alibi_slopes", "attention", "available_backends", "rotary", "rotate"]
+__all__ = [
+    "alibi_slopes",
+    "attention",
+    "attention_at",
+    "available_backends",
+    "rotary",
+    "rotate",
+]
 
 _log = logging.getLogger("zoo")
 _SHORT = 512  # tokens up to which plain products beat SDPA's half-precision kernel on the CPU
@@ -73,6 +80,53 @@ def attention(
     if q.dtype in (torch.float16, torch.bfloat16):
         return _packed_varlen(q, k, v, packed, seeing)
     return _one_by_one(q, k, v, packed, seeing)
+
+
+def attention_at(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    index: Tensor,
+    packed: Packed | None = None,
+    valid: Tensor | None = None,
+    slopes: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """`attention` of some tokens to all; on the CPU the others' rows are not computed.
+
+    Args:
+        q: queries (1, M, H, E) of the tokens at `index`.
+        k: keys (B, N, H, E), or (1, T, H, E) when packed.
+        v: values, like `k`.
+        index: (M,) into all B x N or T tokens, ascending, each once.
+        packed: as in `attention`, like all that follow.
+        valid: (B, N).
+        slopes: (H,).
+        window: tokens.
+
+    Returns:
+        Like `q`.
+    """
+    if packed is None or q.device.type != "cpu" or not len(index):
+        every = torch.zeros_like(k).flatten(0, 1).index_copy(0, index, q[0]).view_as(k)
+        seen = attention(every, k, v, packed=packed, valid=valid, slopes=slopes, window=window)
+        return seen.flatten(0, 1).index_select(0, index).unsqueeze(0)
+    seeing = Seeing(slopes=slopes, window=window)
+    whole, counts = _whole_mask(q, packed, seeing), packed.count(index)
+    places = packed.positions.index_select(0, index).split(counts)
+    theirs = (x[0].split(packed.lengths) for x in (k, v))
+    parts = []
+    for one, rows, other, values in zip(q[0].split(counts), places, *theirs, strict=True):
+        if not len(rows):
+            continue
+        if whole is None or not seeing.hides(len(other)):
+            seen = _whole(one[None], other[None], values[None], seeing)
+        else:
+            mask = whole[..., : len(other)].index_select(2, rows)
+            seen = _sdpa(one[None], other[None], values[None], mask, causal=False)
+        parts.append(seen)
+    return torch.cat(parts, dim=1)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, seeing: Seeing, valid: Tensor | None) -> Tensor:
@@ -121,10 +175,7 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, packed: Packed, seeing: Seeing)
     On the CPU that beats padding like lengths together (benchmarks/speed/attention.py). A mask is
     made once for the longest; what depends on distances is the same in its upper left corner.
     """
-    longest = packed.longest
-    whole = None
-    if seeing.hides(longest):
-        whole = packed.once(("mask", seeing.key, q.dtype), lambda: seeing.mask(longest, q))
+    whole = _whole_mask(q, packed, seeing)
     sizes = [n * count for n, count in packed.runs]
     pieces = zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True)
     parts = []
@@ -136,6 +187,14 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, packed: Packed, seeing: Seeing)
             seen = _sdpa(one, other, values, whole[..., :n, :n], causal=False)
         parts.append(seen.flatten(0, 1))
     return torch.cat(parts).unsqueeze(0)
+
+
+def _whole_mask(q: Tensor, packed: Packed, seeing: Seeing) -> Tensor | None:
+    """That of the longest sequence, where it needs one."""
+    longest = packed.longest
+    if not seeing.hides(longest):
+        return None
+    return packed.once(("mask", seeing.key, q.dtype), lambda: seeing.mask(longest, q))
 
 
 def _packed_xformers(

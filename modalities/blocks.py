@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 __all__ = ["Attend", "Attention", "Block", "Mlp"]
 
@@ -39,6 +39,15 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N - first, D): what the heads saw, before the projection."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return attend(q[:, first:], k, v).flatten(-2)
+
+    def mix_at(self, asking: Tensor, x: Tensor, attend: Attend) -> Tensor:
+        """(1, M, D): what `asking` (1, M, D), some of all tokens (B, N, D), saw of them."""
+        dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        no = bias is None
+        q = linear(asking, weight[:dim], None if no else bias[:dim])
+        both = linear(x, weight[dim:], None if no else bias[dim:])
+        k, v = both.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return attend(q.unflatten(-1, (self.heads, -1)), k, v).flatten(-2)
 
 
 class Mlp(nn.Module):

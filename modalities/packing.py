@@ -84,6 +84,17 @@ class Packed:
         ids = np.repeat(np.arange(len(self._sizes)), self._sizes)
         return torch.from_numpy(ids).to(self.device)
 
+    def count(self, index: Tensor) -> list[int]:
+        """How many of the tokens at `index` (M,), ascending on the host, each sequence has.
+
+        Raises:
+            ValueError: they do not ascend, or one is there twice.
+        """
+        places = index.numpy()
+        if (np.diff(places) < 1).any():
+            raise ValueError("an index of tokens of a packed batch must ascend, each once")
+        return np.diff(np.searchsorted(places, self._starts)).tolist()
+
     @cached_property
     def block_diagonal_mask(self) -> "BlockDiagonalMask":
         """Xformers' form of this division, made once a batch: it costs a copy to the device."""

@@ -44,7 +44,7 @@ class VocabularyEncoder(TokenEncoder):
     embedding: nn.Embedding
 
     def states(self, batch: Batch, index: Tensor) -> Tensor:
-        """(M, D) last states of the tokens at `index` (M,) into all tokens of the batch."""
+        """(M, D) last states of the tokens at `index` (M,), ascending, of all tokens."""
         return self.encode(self.tokenize(batch)).x.flatten(0, 1).index_select(0, index)
 
 

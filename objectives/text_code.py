@@ -27,7 +27,7 @@ __all__ = ["TextCode", "TextCodeConfig", "sides", "vectors_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextCodeConfig(QueueConfig):
-    """The temperature, the projection and the queue."""
+    """The temperature, the projection, the negatives and the queue."""
 
     temperature: float = 0.07
     learn_temperature: bool = True
@@ -50,7 +50,7 @@ class TextCode(Objective):
 
     def __init__(self, config: TextCodeConfig, encoder: Encoder) -> None:
         super().__init__()
-        width = config.output_dim
+        width, self.negatives = config.output_dim, config.negatives
         self.proj: nn.Module = (
             nn.Identity() if width is None else nn.Linear(encoder.embed_dim, width)
         )
@@ -86,7 +86,7 @@ class TextCode(Objective):
         """The loss of both sides' vectors (B, E)."""
         scale, ids = self.logit_scale(), batch["pair_ids"]
         if self.queue is None:
-            return info_nce(texts, codes, scale, ids)
+            return info_nce(texts, codes, scale, ids, self.negatives)
         encoder, proj = self.queue.towers
         with torch.no_grad():
             keys = torch.stack([vectors_of(proj, encoder(side)) for side in sides(batch)])

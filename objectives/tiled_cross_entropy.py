@@ -60,13 +60,14 @@ class _Tiled(Function):
         memory = x.new_empty(min(rows, len(x)), len(weight))
         for start in range(0, len(x), rows):
             part, own = x[start : start + rows], targets[start : start + rows, None]
-            logits = torch.mm(part, weight.T, out=memory[: len(part)]).float().add_(bias)
-            best, mine = logits.amax(1, keepdim=True), logits.gather(1, own)
-            sums = logits.sub_(best).exp_().sum(1, keepdim=True)
-            total += (sums.log() + best - mine).sum()
+            logits = _logits(part, weight, bias, memory[: len(part)])
+            best, mine = logits.amax(1), logits.gather(1, own)[:, 0]
             right += (mine >= best).sum()
+            slopes = torch.softmax(logits, 1, out=logits)  # row by row: one pass through memory
+            # The largest share never underflows, so it tells the sum that all were divided by.
+            total += (best - slopes.amax(1).log() - mine).sum()
             if wanted:
-                slopes = logits.div_(sums)  # d total / d logits: what is said less what is true
+                # d total / d logits: what is said less what is true
                 slopes.scatter_(1, own, slopes.gather(1, own) - 1)
                 _add_gradients(gradients, start, part, weight, slopes)
         ctx.mark_non_differentiable(right)
@@ -83,6 +84,13 @@ class _Tiled(Function):
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         x, weight, bias = (gradient * scale for gradient in saved)
         return x, weight, bias, None, None
+
+
+def _logits(part: Tensor, weight: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
+    """Those of a tile in float32, written to `memory` where that is of the same type."""
+    if part.dtype == bias.dtype:
+        return torch.addmm(bias, part, weight.T, out=memory)
+    return torch.mm(part, weight.T, out=memory).float().add_(bias)
 
 
 def _add_gradients(

@@ -47,6 +47,7 @@ ARCHITECTURES = {
 }
 OBJECTIVES = {
     "mae": "zoo.objectives.mae:MAE",
+    "self_distillation": "zoo.objectives.self_distillation:SelfDistillation",
     "masked_lm": "zoo.objectives.masked_lm:MaskedLM",
     "replaced_token": "zoo.objectives.replaced_token:ReplacedToken",
     "causal_lm": "zoo.objectives.causal_lm:CausalLM",
@@ -58,6 +59,7 @@ OBJECTIVES = {
     "byol": "zoo.objectives.byol:BYOL",
     "vicreg": "zoo.objectives.vicreg:VICReg",
     "barlow_twins": "zoo.objectives.barlow_twins:BarlowTwins",
+    "tico": "zoo.objectives.tico:TiCo",
     "lejepa": "zoo.objectives.lejepa:LeJEPA",
     "dino": "zoo.objectives.dino:DINO",
     "ibot": "zoo.objectives.ibot:IBOT",

@@ -10,13 +10,14 @@ Notation: B texts, N tokens of the longest, T tokens of a packed batch, M tokens
 about, D width, H heads, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from zoo.modalities.attention import alibi_slopes, attention, rotary, rotate
+from zoo.modalities.attention import alibi_slopes, attention, attention_at, rotary, rotate
 from zoo.modalities.blocks import Attend, Attention
 from zoo.modalities.code.geglu import GatedMlp
 from zoo.modalities.code.preprocess import CodePreprocess, CodePreprocessConfig
@@ -74,9 +75,12 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend, index: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), or (1, M, D) of the tokens at `index` (M,) into all B x N."""
-        mixed = self.attn.mix(self.norm1(x) if self.norm_first else x, attend)
-        if index is not None:
-            x, mixed = _at(x, index), _at(mixed, index)
+        first = self.norm1 if self.norm_first else nn.Identity()
+        if index is None:
+            mixed = self.attn.mix(first(x), attend)
+        else:
+            every, x = x, _at(x, index)
+            mixed = self.attn.mix_at(first(x), first(every), attend)
         added = self.dropout(self.attn.proj(mixed))
         if self.norm_first:
             x = x + added
@@ -156,7 +160,7 @@ class CodeEncoder(CausalEncoder):
         return Tokens(x=x, lengths=tokens.lengths, valid=tokens.valid)
 
     def states(self, batch: Batch, index: Tensor) -> Tensor:
-        """(M, D) at `index`; what comes after the last attention is computed for these alone."""
+        """(M, D) at `index`; from the last layer's queries on these alone are computed."""
         return self._trunk(self.tokenize(batch), index=index)[0]
 
     def forward(self, batch: Batch) -> Features:
@@ -180,28 +184,37 @@ class CodeEncoder(CausalEncoder):
     def _trunk(
         self, tokens: Tokens, *, causal: bool = False, index: Tensor | None = None
     ) -> Tensor:
-        x, last = tokens.x, self.config.depth - 1
-        everywhere, nearby = self._attends(tokens, causal=causal)
+        x, valid, every = tokens.x, tokens.valid, self.config.global_every
+        packed = None if tokens.lengths is None else Packed(tokens.lengths, x.device)
+        places = torch.arange(x.shape[1], device=x.device) if packed is None else packed.positions
+        look = partial(attention, packed=packed, valid=valid, causal=causal)
+        attends = self._attends(look, places, places)
         for number, block in enumerate(self.blocks):
-            attend = everywhere if number % self.config.global_every == 0 else nearby
-            x = block(x, attend, index if number == last else None)
+            asked = index if number == self.config.depth - 1 else None
+            if asked is not None:
+                look = partial(attention_at, index=asked, packed=packed, valid=valid)
+                attends = self._attends(look, places[asked % len(places)], places)
+            x = block(x, attends[number % every != 0], asked)
         return self.norm(x)
 
-    def _attends(self, tokens: Tokens, *, causal: bool) -> tuple[Attend, Attend]:
-        """What layers that see everything and what local layers attend with."""
-        config, x = self.config, tokens.x
-        packed = None if tokens.lengths is None else Packed(tokens.lengths, x.device)
-        look = partial(attention, packed=packed, valid=tokens.valid, causal=causal)
+    def _attends(
+        self, look: Callable[..., Tensor], asking: Tensor, places: Tensor
+    ) -> tuple[Attend, Attend]:
+        """What layers that see everything and what local layers attend with.
+
+        Args:
+            look: attention without its positions.
+            asking: positions of the tokens that queries are of.
+            places: positions of all tokens.
+        """
+        config = self.config
         if config.position == "alibi":
             look = partial(look, slopes=self.slopes)
             return look, partial(look, window=config.window)
-        positions = (
-            torch.arange(x.shape[1], device=x.device) if packed is None else packed.positions
-        )
 
         def turned(base: float, window: int | None) -> Attend:
-            turn = rotary(positions, config.dim // config.heads, base)
-            return lambda q, k, v: look(rotate(q, turn), rotate(k, turn), v, window=window)
+            mine, turn = (rotary(at, config.dim // config.heads, base) for at in (asking, places))
+            return lambda q, k, v: look(rotate(q, mine), rotate(k, turn), v, window=window)
 
         everywhere = turned(config.rotary_base, None)
         if config.window is None:

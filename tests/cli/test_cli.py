@@ -281,6 +281,8 @@ def test_options_are_frozen():
         "shards index": ["--manifest", "data"],
         "shards repair": ["--modality", "--require", "out", "shard"],
         "report": ["--output", "-o", "run"],
+        "bench claims": ["--only", "--out", "--seeds", "--show"],
+        "bench table": [],
         "demo": ["--out", "--quick"],
         "doctor": [],
     }

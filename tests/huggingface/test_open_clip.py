@@ -162,6 +162,29 @@ def test_pairs_find_each_other(known):
     assert encoder.logit_scale.exp().item() == pytest.approx(100.0)
 
 
+def test_entities_are_a_second_task(known):
+    encoder, objective = pair(entities={"count": 9, "sampled": 4, "weight": 0.5})
+    generator = torch.Generator().manual_seed(0)
+    labelled = [one | {"label": i % 3} for i, one in enumerate(samples())]
+    prepared = [objective.prepare(one, encoder.preprocess, generator) for one in labelled]
+    batch = encoder.preprocess.collate(prepared)
+    trained = [*encoder.parameters(), *objective.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
+    curve = []
+    for _ in range(20):
+        parts = (losses := objective(encoder, batch)).parts
+        assert losses.total == parts["contrast"] + 0.5 * parts["entities"]
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        curve.append([part.item() for part in parts.values()])
+    assert all(last < 0.5 * first for first, last in zip(curve[0], curve[-1], strict=True))
+    with pytest.raises(DataError, match=r"class 9: objective\.entities\.count is only 9"):
+        objective.prepare(labelled[0] | {"label": 9}, encoder.preprocess, generator)
+    with pytest.raises(DataError, match="without a label"):
+        objective.prepare(next(samples()), encoder.preprocess, generator)
+
+
 def test_captions_are_mixed_by_their_shares(known):
     _, objective = pair(captions=["txt", "alt", "absent"], caption_shares=[0.25, 0.75, 5.0])
     sample, generator = next(samples()), torch.Generator().manual_seed(0)

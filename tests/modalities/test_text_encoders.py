@@ -1,12 +1,16 @@
 """MosaicBERT, ModernBERT and T5 forms: batches of every shape give the same numbers."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoo.modalities.attention import attention
 from zoo.modalities.code.encoder import CodeEncoder, CodeEncoderConfig
 from zoo.modalities.code.preprocess import CodePreprocessConfig
 from zoo.modalities.code.t5 import T5, T5Config, T5Encoder
+from zoo.modalities.packing import Packed
 
 SMALL = {"vocab_size": 90, "dim": 24, "depth": 4, "heads": 3, "hidden": 20}
 FORMS = {
@@ -74,20 +78,38 @@ def test_packed_equals_padded_on_either_side_and_alone(form, case):
     torch.testing.assert_close(one.pooled, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", ["packed", "padded"])
 @pytest.mark.parametrize("form", FORMS)
-def test_states_of_some_tokens_are_those_of_all(form):
+def test_states_of_some_tokens_are_those_of_all(form, shape):
     encoder = make(form)
-    batch = packed([torch.arange(4, 20), torch.arange(30, 41)])
-    index = torch.tensor([0, 3, 3, 16, 26])
+    texts = [torch.arange(4, 20), torch.arange(20, 25), torch.arange(30, 41)]
+    batch, index = packed(texts), torch.tensor([0, 3, 4, 21, 31])  # none of the second text
+    if shape == "padded":
+        batch = padded(texts, "left")
+        index = batch["valid"].flatten().nonzero().flatten()[index]
     found = encoder.states(batch, index)
-    want = encoder.encode(encoder.tokenize(batch)).x[0, index]
+    want = encoder.encode(encoder.tokenize(batch)).x.flatten(0, 1)[index]
     torch.testing.assert_close(found, want)
     weight = torch.randn_like(found)
     names, parameters = zip(*encoder.named_parameters(), strict=True)
     ours = torch.autograd.grad((found * weight).sum(), parameters)
     theirs = torch.autograd.grad((want * weight).sum(), parameters)
     for name, a, b in zip(names, ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+        scale = float(b.abs().max())
+        torch.testing.assert_close(a, b, rtol=0.0, atol=1e-5 * max(1.0, scale), msg=name)
+
+
+def test_states_of_no_token_still_reach_all_weights():
+    encoder = make("mosaicbert")
+    batch = packed([torch.arange(4, 20)])
+    encoder.states(batch, torch.tensor([], dtype=torch.int64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    encoder.zero_grad()
+
+
+def test_states_are_asked_for_in_order():
+    with pytest.raises(ValueError, match="must ascend"):
+        make("modernbert").states(packed([torch.arange(4, 20)]), torch.tensor([3, 1]))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -108,7 +130,8 @@ def test_local_layers_do_not_see_beyond_their_window():
     far = x.clone()
     far[:, 20] += torch.randn(24)  # more of everything is what a norm takes away
     reached = []
-    for attend in encoder._attends(tokens, causal=False):
+    look, places = partial(attention, packed=Packed(tokens.lengths)), torch.arange(40)
+    for attend in encoder._attends(look, places, places):
         changed = (encoder.blocks[1](x, attend) - encoder.blocks[1](far, attend)).abs().sum(-1)
         reached.append((changed[0] > 1e-6).nonzero().flatten().tolist())
     assert reached == [list(range(40)), list(range(17, 24))]

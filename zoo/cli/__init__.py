@@ -23,6 +23,7 @@ COMMANDS = {
     "probe": "zoo.cli.probe",
     "shards": "zoo.cli.shards",
     "report": "zoo.cli.report",
+    "bench": "zoo.cli.bench",
     "demo": "zoo.cli.demo",
     "doctor": "zoo.cli.doctor",
 }
