@@ -23,6 +23,7 @@ from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
 from zoo.modalities.contracts import Batch, Features, Tokens
 from zoo.modalities.packing import Packed
+from zoo.modalities.tables import PieceEncoder
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
 from zoo.modalities.tabular.rows import RowEncoder
@@ -181,7 +182,7 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.dropout(self.fc2(hidden)))
 
 
-class UniTabE(RowEncoder):
+class UniTabE(RowEncoder, PieceEncoder):
     """Cells -> TabUnit -> post-norm transformer; rows of different tables packed end to end.
 
     A batch is what `TabularPreprocess` describes.

@@ -32,10 +32,10 @@ class CellTokens(nn.Module):
         bound = dim**-0.5
         self.cls_token = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
         self.numbers = Linear(sizes.numbers, dim)
-        self.tables = nn.ModuleList(nn.Embedding(count, dim) for count in sizes.levels)
+        self.embeddings = nn.ModuleList(nn.Embedding(count, dim) for count in sizes.levels)
         self.bias = nn.Parameter(torch.empty(len(sizes.levels), dim).uniform_(-bound, bound))
         # In place of the value where it is missing, and where an objective hides it.
-        self.special = nn.Parameter(torch.empty(SPECIAL_VALUES, dim).uniform_(-bound, bound))
+        self.special_tokens = nn.Parameter(torch.empty(SPECIAL_VALUES, dim).uniform_(-bound, bound))
 
     @property
     def biases(self) -> Tensor:
@@ -45,12 +45,12 @@ class CellTokens(nn.Module):
     @property
     def strings(self) -> Tensor:
         """(V, D) of all strings of all columns."""
-        weights = [next(table.parameters()) for table in self.tables]
+        weights = [next(table.parameters()) for table in self.embeddings]
         return torch.cat([self.bias[:0], *weights])
 
     def forward(self, numbers: Tensor, values: Tensor) -> Tensor:
         """Both (R, C), values as in a batch's `cell_value` -> (R, 1 + C, D)."""
-        x = torch.cat([self.special, self.strings])[values.clamp(min=0)] + self.biases
+        x = torch.cat([self.special_tokens, self.strings])[values.clamp(min=0)] + self.biases
         count = len(self.numbers.bias)
         is_number = (values[:, :count] == NUMBER).unsqueeze(-1)
         told = torch.where(is_number, self.numbers(numbers[:, :count]), x[:, :count])
@@ -63,7 +63,6 @@ class FixedEncoder(RowEncoder):
     preprocess_class = FixedPreprocessConfig
     num_prefix_tokens = 1
     token_a_cell = True
-    spells = False
     preprocess: FixedPreprocess
     cells: CellTokens
 
@@ -79,11 +78,6 @@ class FixedEncoder(RowEncoder):
         """`numbers` and `levels` of the table."""
         sizes = Schema.of([table]).sizes
         return {"numbers": sizes.numbers, "levels": [*sizes.levels]}
-
-    @property
-    def piece_table(self) -> Tensor:
-        """(V, D): there are no pieces, but whole strings."""
-        return self.cells.strings
 
     def columns(self, names: Tensor, types: Tensor) -> Tensor:
         """Ids (C, 1) -> (C, D): what all cells of a column have in common."""

@@ -87,13 +87,13 @@ class SaintTrunk(nn.Module):
     ) -> None:
         super().__init__()
         wide = dim * tokens
-        self.columns = nn.ModuleList(_Stage(dim, heads, column_width, ratio) for _ in range(depth))
-        self.rows = nn.ModuleList(_Stage(wide, heads, row_width, ratio) for _ in range(depth))
+        shapes = [(dim, column_width), (wide, row_width)] * depth
+        self.blocks = nn.ModuleList(_Stage(size, heads, width, ratio) for size, width in shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         width = x.shape[-1]
-        for columns, rows in zip(self.columns, self.rows, strict=True):
+        for columns, rows in zip(self.blocks[::2], self.blocks[1::2], strict=True):
             x = columns(x)
             x = rows(x.flatten(1).unsqueeze(0)).squeeze(0).unflatten(-1, (-1, width))
         return x
@@ -108,7 +108,7 @@ class Saint(FixedEncoder):
     def __init__(self, config: SaintConfig, preprocess: FixedPreprocessConfig) -> None:
         super().__init__(config, config.dim, preprocess)
         self.config = config
-        self.blocks = SaintTrunk(
+        self.stages = SaintTrunk(
             config.dim,
             1 + self.columns_in_all,
             depth=config.depth,
@@ -120,5 +120,5 @@ class Saint(FixedEncoder):
 
     def trunk(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        mixed: Tensor = self.blocks(x)
+        mixed: Tensor = self.stages(x)
         return mixed

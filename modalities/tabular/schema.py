@@ -197,10 +197,6 @@ class FixedPreprocess(TablePreprocess):
         """Of the schema."""
         return [column.name for column in self.schema.columns]
 
-    def pieces(self, texts: Sequence[str], most: int) -> list[list[int]]:
-        """Refused: nothing is spelled here."""
-        raise UsageError("an encoder of one table knows no word pieces; unitabe-small does")
-
     def length(self, sample: Batch) -> int:
         """Cells of all rows."""
         return int(sample["lengths"].sum())

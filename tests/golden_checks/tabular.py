@@ -90,7 +90,7 @@ def numemb_ple(fixture):
 _FT_NAMES = (
     ("cls_embedding.weight", "0.cells.cls_token"),
     ("cont_embeddings.", "0.cells.numbers."),
-    ("cat_embeddings.embeddings.", "0.cells.tables."),
+    ("cat_embeddings.embeddings.", "0.cells.embeddings."),
     ("cat_embeddings.bias", "0.cells.bias"),
     ("backbone.blocks.", "0.blocks."),
     ("backbone.output.normalization.", "0.norm."),
@@ -124,7 +124,9 @@ def ft_transformer(fixture):
     head = torch.nn.Linear(config["d_block"], config["d_out"])
     model = torch.nn.ModuleList([encoder, head])
     given = {renamed(name, _FT_NAMES): value for name, value in fixture.group("w").items()}
-    given["0.cells.special"] = encoder.cells.special  # of missing cells, which the package lacks
+    given["0.cells.special_tokens"] = (
+        encoder.cells.special_tokens
+    )  # of missing cells, which the package lacks
     model.load_state_dict(given)
     numbers, codes = tensors["in.x_cont"], tensors.get("in.x_cat")
     values = torch.full_like(numbers, NUMBER, dtype=torch.int64)
@@ -172,9 +174,9 @@ def saint_colrow(fixture):
     for name, value in fixture.group("w.layers").items():
         layer, place, rest = name.split(".", 2)
         part, _, kind = rest.rpartition(".")
-        stage, number = ("columns", "rows")[int(place) // 2], int(place) % 2 + 1
+        block, number = 2 * int(layer) + int(place) // 2, int(place) % 2 + 1
         ours = f"norm{number}" if part == "norm" else _SAINT_PARTS[part]
-        state[f"{stage}.{layer}.{ours}.{kind}"] = value
+        state[f"blocks.{block}.{ours}.{kind}"] = value
     model.load_state_dict(state)
     close(fixture, model(tensors["in.tokens"]), "out.tokens")
     order = tensors["in.row_permutation"]

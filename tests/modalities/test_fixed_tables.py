@@ -7,10 +7,10 @@ import torch
 from zoo.hub.export import save_export
 from zoo.modalities.tables import MISSING, take_cells
 from zoo.modalities.tabular.read import read_table
-from zoo.registry.build import build_objective, encoder_spec
+from zoo.registry.build import encoder_spec, resolve_recipe
 
 import zoo
-from zoo.errors import ConfigError, DataError, UsageError
+from zoo.errors import DataError, UsageError
 from zoo.tabular import Classifier, Regressor, pretrain_tables
 
 TINY = {"ft-transformer": {"dim": 16, "depth": 2, "heads": 2}, "saint": {"dim": 8, "depth": 1}}
@@ -79,7 +79,7 @@ def test_exports_bring_their_schema(encoder, tmp_path):
 @pytest.mark.parametrize("objective", ["masked_cells", "scarf"])
 def test_pretrains_on_its_table(tmp_path, objective):
     options = [f"objective.name={objective}", "train.steps=3", "train.warmup=1", "encoder.dim=16"]
-    options += ["encoder.numbers=2", "encoder.levels=[3,2]", "encoder.depth=1", "encoder.heads=2"]
+    options += ["encoder.depth=1", "encoder.heads=2"]
     run = pretrain_tables(
         {"rows": read_table(ROWS)}, tmp_path / "run", model="ft-transformer", options=options
     )
@@ -90,8 +90,8 @@ def test_pretrains_on_its_table(tmp_path, objective):
 def test_what_cannot_work_is_refused(encoder):
     with pytest.raises(DataError, match=r"\['age'\] are not both"):
         encoder.embed({name: values for name, values in ROWS.items() if name != "age"})
-    with pytest.raises(ConfigError, match="masked_cells"):
-        build_objective({"name": "unitabe"}, encoder)
+    with pytest.raises(UsageError, match=r"needs tables in word pieces.*masked_cells"):
+        resolve_recipe("ft-transformer", "x", ["objective.name=unitabe"])
     other = zoo.create("ft-transformer", **TINY["ft-transformer"])
     with pytest.raises(UsageError, match="no schema yet"):
         other.embed(ROWS)

@@ -33,7 +33,7 @@ from zoo.probes.finetune import FinetuneRecipe
 from zoo.probes.heads import Linear, seeded, update
 from zoo.registry.catalogue import find
 from zoo.tabular.raw import RowFeatures
-from zoo.tabular.shards import pretrain_tables
+from zoo.tabular.shards import pretrain_tables, sizes_for
 from zoo.training.groups import parameter_groups
 
 __all__ = ["Classifier", "Regressor"]
@@ -111,19 +111,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return encoder
 
     def _built(self, name: str, table: Table, seed: int) -> Encoder:
-        """Of the table's sizes, where the architecture has such; pretrained or random."""
-        encoder = zoo.create(name, seed=seed)
-        sizes: dict[str, Any] = {}
-        if isinstance(encoder, RowEncoder):
-            sizes = encoder.sizes_for(table)
+        """Pretrained on the rows, or random."""
         if self.pretrain_steps:
-            options = [f"encoder.{key}={value}" for key, value in sizes.items()]
-            options += [f"train.steps={self.pretrain_steps}", "train.loggers=[]"]
+            options = (f"train.steps={self.pretrain_steps}", "train.loggers=[]")
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "run"
                 run = pretrain_tables({"rows": table}, out, model=name, options=options, seed=seed)
                 return run.load()
-        encoder = zoo.create(name, seed=seed, **sizes).eval()
+        encoder = zoo.create(name, seed=seed, **sizes_for(name, table)).eval()
         encoder.preprocess.fit([{"table": table}])
         return encoder
 
