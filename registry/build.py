@@ -39,6 +39,8 @@ ARCHITECTURES = {
     "t5": "zoo.modalities.code.t5:T5",
     "t5_encoder": "zoo.modalities.code.t5:T5Encoder",
     "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
+    "ft_transformer": "zoo.modalities.tabular.ft_transformer:FTTransformer",
+    "saint": "zoo.modalities.tabular.saint:Saint",
     "swin3d": "zoo.modalities.volume.swin:Swin3D",
     "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
     "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",

@@ -2,6 +2,7 @@ from dataclasses import is_dataclass
 
 import pytest
 import torch
+from zoo.modalities.tabular.fixed import FixedEncoder
 from zoo.modalities.tabular.read import read_table
 from zoo.modalities.towers import TwoTowerEncoder
 from zoo.objectives.contract import Objective
@@ -31,6 +32,8 @@ TINY = {
     "t5": SMALL | {"decoder_depth": 1, "head_dim": 8, "hidden": 32},
     "t5_encoder": SMALL | {"head_dim": 8, "hidden": 32, "embed_dim": 16},
     "unitabe": SMALL | {"embed_dim": 16, "hidden": 32, "vocab_size": 256},
+    "ft_transformer": SMALL | {"numbers": 2, "levels": [3]},
+    "saint": SMALL | {"numbers": 2, "levels": [3]},
     "wav2vec2": SMALL
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
     "swin3d": {"feature_size": 2, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4},
@@ -93,6 +96,8 @@ def views_of(encoder, objective):
     made = captions if isinstance(encoder, TwoTowerEncoder) else FULL.get(encoder.modality)
     if made is not None:  # where the task needs more than tensors
         samples = made()
+        if isinstance(encoder, FixedEncoder):  # of one table
+            samples = [samples[0]] * 2
         encoder.preprocess.fit(samples)
         return [objective.prepare(one, encoder.preprocess, generator) for one in samples]
     return [objective.views(sample, generator) for sample in raw(encoder)]
