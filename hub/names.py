@@ -1,14 +1,14 @@
 r"""Pairs of names, theirs and ours, that serve in both directions.
 
 In a pair `{}` is a number and `*` one last word: `("layers.{}.Wqkv.*", "blocks.{}.attn.qkv.*")`.
-Our side may begin with `objective:`, as in zoo.hub.rules.
+Our side may begin with `objective:` and end with `[1/3]`, as in zoo.hub.rules.
 """
 
 import re
 from collections.abc import Mapping
 
 import torch
-from zoo.hub.rules import Rules, State
+from zoo.hub.rules import PIECE, Rules, State
 
 from zoo.errors import WeightsError
 
@@ -31,12 +31,16 @@ def rename_back(encoder: State, objective: Mapping[str, torch.Tensor], pairs: Pa
     ours = dict(encoder) | {f"objective:{name}": value for name, value in objective.items()}
     out: State = {}
     for key, value in ours.items():
-        for theirs, name in pairs:
-            if match := re.fullmatch(_pattern(name), key):
-                out[match.expand(_filled(theirs))] = value
-                break
-        else:
+        fitting = [
+            (match.expand(_filled(theirs)), PIECE.search(name))
+            for theirs, name in pairs
+            if (match := re.fullmatch(_pattern(PIECE.sub("", name)), key))
+        ]
+        if not fitting:
             raise WeightsError(f"{key!r} has no place in that layout")
+        for theirs, piece in fitting:
+            # Files do not take several names of one memory.
+            out[theirs] = value.chunk(int(piece[2]))[int(piece[1])].clone() if piece else value
     return out
 
 

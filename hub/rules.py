@@ -1,20 +1,25 @@
 """Foreign state dicts by rules: what a whole foreign key looks like, and where it goes.
 
 `objective:` marks a tensor of a pretraining head, `extra:` one that zoo has no use for, with the
-reason; every other place is a name in zoo's encoder.
+reason; every other place is a name in zoo's encoder. `[1/3]` at a place's end: the second of three
+tensors that zoo has in one, along their first axis.
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
 
-__all__ = ["Converted", "Rules", "State", "divide"]
+__all__ = ["PIECE", "Converted", "Rules", "State", "divide"]
 
 Rules = tuple[tuple[str, str], ...]
 State = dict[str, Tensor]
+PIECE = re.compile(r"\[(\d)/(\d)\]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,11 @@ def divide(state: State, rules: Rules, layout: str) -> tuple[State, State, dict[
         layout: its name in errors.
 
     Raises:
-        WeightsError: a tensor that the layout does not have.
+        WeightsError: a tensor that the layout does not have, or one of several that belong together
+            is missing.
     """
-    encoder: State = {}
-    objective: State = {}
+    named: State = {}
+    pieces: dict[str, dict[str, Tensor]] = defaultdict(dict)
     extra: dict[str, str] = {}
     for key, value in state.items():
         place = _renamed(key, rules)
@@ -46,11 +52,25 @@ def divide(state: State, rules: Rules, layout: str) -> tuple[State, State, dict[
             raise WeightsError(f"{key!r} is no tensor of the layout {layout}")
         if place.startswith("extra:"):
             extra[key] = place.removeprefix("extra:")
-        elif place.startswith("objective:"):
-            objective[place.removeprefix("objective:")] = value
+        elif piece := PIECE.search(place):
+            pieces[PIECE.sub(f"[{piece[2]}]", place)][piece[1]] = value
         else:
-            encoder[place] = value
-    return encoder, objective, extra
+            named[place] = value
+    named |= _joined(pieces, layout)
+    start = "objective:"
+    objective = {k.removeprefix(start): v for k, v in named.items() if k.startswith(start)}
+    return {k: v for k, v in named.items() if not k.startswith(start)}, objective, extra
+
+
+def _joined(pieces: Mapping[str, Mapping[str, Tensor]], layout: str) -> State:
+    """Tensors by the name `place[count]`, in one."""
+    out: State = {}
+    for name, parts in pieces.items():
+        place, _, count = name.removesuffix("]").partition("[")
+        if len(parts) < int(count):
+            raise WeightsError(f"{place!r} is {count} tensors in the layout {layout}, not all here")
+        out[place] = torch.cat([parts[number] for number in sorted(parts)])
+    return out
 
 
 def _renamed(key: str, rules: Rules) -> str | None:

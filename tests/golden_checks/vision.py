@@ -3,7 +3,7 @@
 import timm.optim
 import torch
 from torch import nn
-from zoo.hub.convert import convert, detect, to_transformers_vit_mae
+from zoo.hub.convert import BACK, convert, detect
 from zoo.modalities.patch_vit import unpatchify
 from zoo.modalities.positions import resize_positions, sincos_positions
 from zoo.modalities.vision.preprocess import VisionPreprocessConfig
@@ -242,7 +242,7 @@ def hf_vitmae_pretrain(fixture):
     assert torch.equal(whole.order.argsort(dim=1), fixture.tensors["out.ids_restore"])
     fixture.close(objective(encoder, batch).total, "out.loss_norm_pix", "loss")
 
-    back = to_transformers_vit_mae(encoder.state_dict(), objective.state_dict())
+    back = BACK["transformers-vit-mae"](encoder.state_dict(), objective.state_dict())
     assert back.keys() == file.keys()
     assert all(torch.equal(back[name], file[name]) for name in file)
     for rename in (transformers_5_in_memory, transformers_5_on_disk):

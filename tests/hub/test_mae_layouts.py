@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_checks.vision import transformers_5_in_memory, transformers_5_on_disk
 from safetensors.torch import save_file
-from zoo.hub.convert import to_transformers_vit_mae
+from zoo.hub.convert import BACK
 from zoo.registry.build import build_objective
 
 import zoo
@@ -32,7 +32,7 @@ def timm(encoder, decoder):
 
 
 def transformers_4(encoder, decoder):
-    return to_transformers_vit_mae(encoder, decoder)
+    return BACK["transformers-vit-mae"](encoder, decoder)
 
 
 def transformers_5(encoder, decoder):
@@ -44,7 +44,7 @@ def transformers_5_saved(encoder, decoder):
 
 
 def _renamed(rename, encoder, decoder):
-    file = to_transformers_vit_mae(encoder, decoder)
+    file = BACK["transformers-vit-mae"](encoder, decoder)
     return {rename(name): value for name, value in file.items()}
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file
-from zoo.hub.convert import to_transformers_vit_mae
+from zoo.hub.convert import BACK
 from zoo.hub.rewrite import rewrite
 from zoo.objectives.mae import MAE
 from zoo.registry.build import build_objective
@@ -31,7 +31,7 @@ def same(a, b):
 
 def test_there_and_back(parts, tmp_path):
     encoder, heads = parts
-    foreign = to_transformers_vit_mae(encoder, heads)
+    foreign = BACK["transformers-vit-mae"](encoder, heads)
     torch.save(foreign, tmp_path / "theirs.pth")
     done = rewrite(tmp_path / "theirs.pth", tmp_path / "ours.safetensors")
     assert same(load_file(tmp_path / "ours.safetensors"), {**encoder, **heads})
@@ -57,7 +57,7 @@ def test_refusals_write_nothing(parts, tmp_path):
     out = tmp_path / "x.safetensors"
     with pytest.raises(WeightsError, match=r"no layout that zoo recognises .*conv1\.weight"):
         rewrite(tmp_path / "other.pth", out)
-    with pytest.raises(WeightsError, match="is no tensor of the transformers"):
+    with pytest.raises(WeightsError, match="is no tensor of the layout transformers"):
         rewrite(tmp_path / "other.pth", out, layout="transformers-vit-mae")
     with pytest.raises(WeightsError, match="not a plain file of tensors"):
         rewrite(tmp_path / "evil.pth", out)

@@ -230,7 +230,7 @@ def test_missing_tensors_are_named(checkpoint, tmp_path, lost):
 
 def test_foreign_tensors_are_named(checkpoint, tmp_path):
     save_file(checkpoint[1] | {"teacher.x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(WeightsError, match=r"'teacher.x' is no tensor of Bird-MAE's"):
+    with pytest.raises(WeightsError, match=r"'teacher.x' is no tensor of the layout bird-mae"):
         zoo.load("bird-mae", weights=tmp_path / "x.safetensors", **TINY)
 
 
