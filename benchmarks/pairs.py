@@ -62,6 +62,7 @@ ENCODERS = {
             **{"head_width": 16, "text_width": 16, "text_depth": 1, "text_heads": 2},
         },
     ),
+    "two_towers": Small(model="digits-clip"),
     "spectrogram_vit": Small(model="birds-mae", changes=_SMALL),
     "wav2vec2": Small(
         model="wav2vec2-base",
