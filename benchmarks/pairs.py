@@ -33,6 +33,7 @@ __all__ = ["Small", "Trial", "pairs", "refusal", "table", "try_pair"]
 
 STEPS = 20
 _SMALL = {"dim": 24, "depth": 1, "heads": 2}
+_SCHEMA = {"numbers": 1, "levels": [2]}  # of the made-up tables
 _VIEWS = {"hidden_dim": 16, "output_dim": 8}
 _PROTOTYPES = {**_VIEWS, "bottleneck_dim": 8, "crops": {"count": 2, "size": 4}}
 _DECODER = {"decoder_dim": 24, "decoder_depth": 1, "decoder_heads": 2}
@@ -62,6 +63,7 @@ ENCODERS = {
             **{"head_width": 16, "text_width": 16, "text_depth": 1, "text_heads": 2},
         },
     ),
+    "two_towers": Small(model="digits-clip"),
     "spectrogram_vit": Small(model="birds-mae", changes=_SMALL),
     "wav2vec2": Small(
         model="wav2vec2-base",
@@ -88,6 +90,8 @@ ENCODERS = {
         changes={**_SMALL, "embed_dim": 16, "hidden": 32, "vocab_size": 256},
         preprocess={"rows": 4},
     ),
+    "ft_transformer": Small(model="ft-transformer", changes=_SMALL | _SCHEMA),
+    "saint": Small(model="saint", changes=_SMALL | _SCHEMA),
     "swin3d": Small(
         model="voco-base",
         changes={
@@ -234,7 +238,9 @@ def sample(encoder: Encoder, number: int) -> Sample:
     """A made-up sample with everything that any objective asks for; two classes take turns."""
     rng, label = np.random.default_rng(number), number % 2
     made = _SAMPLES[encoder.modality](encoder, rng, label)
-    return {"label": label, "text": _TEXTS[label], **made}
+    if encoder.modality != "tabular":  # where a label is of one row, and these are several
+        made["label"] = label
+    return {"text": _TEXTS[label], **made}
 
 
 def _image(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
