@@ -6,6 +6,7 @@ Notation: B images or texts, S side, L tokens of a text, E width that both tower
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -13,11 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Features
 from zoo.modalities.towers import TwoTowerEncoder, TwoTowerPreprocess
-from zoo.modalities.vision.clip_texts import (
-    FILES,
-    FileTokenizer,
-    TokenizerOptions,
-)
+from zoo.modalities.vision.buffers import fill_buffers
+from zoo.modalities.vision.clip_texts import FILES, FileTokenizer, TokenizerOptions
 from zoo.modalities.vision.pixels import normalized, register_statistics
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 
@@ -71,6 +69,10 @@ class OpenCLIPPreprocess(VisionPreprocess, TwoTowerPreprocess):
     def __getstate__(self) -> dict[str, object]:
         """Without the tokenizer, which a worker process makes again."""
         return self.__dict__ | {"_tokenizer": None}
+
+    def caption(self, text: str) -> Batch:
+        """`text_ids` (L,)."""
+        return {"text_ids": self.ids([text])[0]}
 
     def ids(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64 with start and end; what is longer is cut, what is shorter filled up."""
@@ -177,12 +179,7 @@ class OpenCLIP(TwoTowerEncoder):
         """Pixel statistics, and what open_clip computes and keeps in no file."""
         device = self.logit_scale.device
         register_statistics(self, self.preprocess.config, device)
-        if any(buffer.is_meta for buffer in self.model.buffers()):
-            fresh = _built(self.config)
-            for name, buffer in fresh.named_buffers():
-                if self.model.get_buffer(name).is_meta:
-                    place, _, last = name.rpartition(".")
-                    setattr(self.model.get_submodule(place), last, buffer.to(device))
+        fill_buffers(self.model, partial(_built, self.config), device)
 
     def forward(self, batch: Batch) -> Features:
         """The image's vector is its one token, too: towers differ in what else they have."""
@@ -196,9 +193,9 @@ class OpenCLIP(TwoTowerEncoder):
         vectors: Tensor = self.model.get_submodule("visual")(pixels)
         return _unit(vectors, normalize)
 
-    def encode_text(self, texts: Tensor | Sequence[str], *, normalize: bool = False) -> Tensor:
-        """Texts, or their ids (B, L), -> (B, E), of unit length where `normalize`."""
-        ids = texts if isinstance(texts, Tensor) else self.preprocess.ids(texts)
+    def encode_text(self, texts: Batch | Sequence[str], *, normalize: bool = False) -> Tensor:
+        """Texts, or `text_ids` (B, L), -> (B, E), of unit length where `normalize`."""
+        ids = texts["text_ids"] if isinstance(texts, dict) else self.preprocess.ids(texts)
         encode: Callable[[Tensor], Tensor] = getattr(self.model, "encode_text")  # noqa: B009 - untyped
         return _unit(encode(ids.to(self.logit_scale.device)), normalize)
 

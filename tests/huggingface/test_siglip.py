@@ -113,7 +113,7 @@ def test_load_brings_the_tokenizer(published, files, tmp_path):
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     sample = {"image": image, "text": TEXTS[0]}
     prepared = objective.prepare(sample, encoder.preprocess, torch.Generator())
-    assert torch.equal(prepared["ids"], ids[0])
+    assert torch.equal(prepared["text_ids"], ids[0])
     assert objective(encoder, encoder.preprocess.collate([prepared] * 2)).total.isfinite()
 
 
