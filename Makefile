@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typetree.py
 	$(BIN)/mypy
+	cd .typing && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(READY)

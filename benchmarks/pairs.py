@@ -26,8 +26,8 @@ from zoo.registry.build import (
 )
 from zoo.registry.schema import Value
 
-from zoo.cli.text import columns
 from zoo.errors import UsageError
+from zoo.text import columns
 
 __all__ = ["Small", "Trial", "pairs", "refusal", "table", "try_pair"]
 

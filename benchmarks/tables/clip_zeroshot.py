@@ -35,10 +35,10 @@ from zoo.modalities.towers import TwoTowerEncoder
 from zoo.modalities.vision.open_clip import open_clip
 from zoo.registry.catalogue import find, is_folder
 
-from zoo.cli.text import columns
 from zoo.errors import DataError, UsageError
 from zoo.files import write_atomic
 from zoo.probes.zero_shot import recall_at, zero_shot_classifier, zero_shot_predict
+from zoo.text import columns
 
 __all__ = ["CLASSES", "PAIRS", "Pairs", "classify", "command", "read_pairs", "retrieve"]
 
