@@ -63,7 +63,7 @@ ENCODERS = {
             **{"head_width": 16, "text_width": 16, "text_depth": 1, "text_heads": 2},
         },
     ),
-    "two_towers": Small(model="digits-clip"),
+    "two_towers": Small(model="digits-clip-tiny"),
     "spectrogram_vit": Small(model="birds-mae", changes=_SMALL),
     "wav2vec2": Small(
         model="wav2vec2-base",
@@ -90,8 +90,11 @@ ENCODERS = {
         changes={**_SMALL, "embed_dim": 16, "hidden": 32, "vocab_size": 256},
         preprocess={"rows": 4},
     ),
-    "ft_transformer": Small(model="ft-transformer", changes=_SMALL | _SCHEMA),
-    "saint": Small(model="saint", changes=_SMALL | _SCHEMA),
+    "ft_transformer": Small(model="ft-transformer-small", changes={**_SMALL, **_SCHEMA}),
+    "saint": Small(
+        model="saint-base",
+        changes={**_SMALL, **_SCHEMA, "column_width": 8, "row_width": 8},
+    ),
     "swin3d": Small(
         model="voco-base",
         changes={
@@ -136,16 +139,16 @@ OPTIONS: dict[str, Mapping[str, Value]] = {
     "voco": {**_VIEWS, "crop_size": 16},
     "wav2vec2": {"num_negatives": 4, "codes": 8, "code_dim": 8, "projection_dim": 8},
 }
-PAIRS = {  # that need something else
+PAIRS = {  # that need something else; labels belong to tables of one row
     ("unitabe", "unitabe"): replace(
         ENCODERS["unitabe"],
-        changes={
-            **ENCODERS["unitabe"].changes,
-            "numbers": "digits",
-            "pool": "cls",
-            "tokens": "pieces",
-        },
+        changes={**ENCODERS["unitabe"].changes, "numbers": "digits", "pool": "cls"},
     ),
+    **{
+        (table, objective): replace(ENCODERS[table], preprocess={"rows": 1})
+        for table in ("unitabe", "ft_transformer", "saint")
+        for objective in ("supervised_contrastive", "look")
+    },
     ("swin3d", "voco"): replace(
         ENCODERS["swin3d"],
         preprocess={"size": [128, 64, 64], "min_size": [64, 64, 64]},
@@ -238,21 +241,20 @@ def sample(encoder: Encoder, number: int) -> Sample:
     """A made-up sample with everything that any objective asks for; two classes take turns."""
     rng, label = np.random.default_rng(number), number % 2
     made = _SAMPLES[encoder.modality](encoder, rng, label)
-    if encoder.modality != "tabular":  # where a label is of one row, and these are several
-        made["label"] = label
     return {"text": _TEXTS[label], **made}
 
 
 def _image(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
-    channels = getattr(encoder.preprocess, "in_chans", 3)
+    tower = getattr(encoder.preprocess, "tower", encoder.preprocess)
+    channels = getattr(tower, "in_chans", 3)
     image = rng.integers(0, 100, (36, 36, 3), dtype=np.uint8)
     image[:, 18 * label :] += 100
-    return {"image": image if channels == 3 else image[..., 0]}
+    return {"image": image if channels == 3 else image[..., 0], "label": label}
 
 
 def _audio(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
     tone = np.sin(np.arange(8000) * (0.1 + 0.2 * label)) + 0.1 * rng.standard_normal(8000)
-    return {"audio": (0.5 * tone).astype(np.float32), "rate": 16_000}
+    return {"audio": (0.5 * tone).astype(np.float32), "rate": 16_000, "label": label}
 
 
 def _volume(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
@@ -266,20 +268,24 @@ def _volume(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
         values[config.size[0] // 2 * label :] += 100
         found[name] = Sequence(values)
     affine = np.diag([*config.spacing, 1.0])
-    return {"volume": Volume(sequences=found, affine=affine, modality=config.modality)}
+    volume = Volume(sequences=found, affine=affine, modality=config.modality)
+    return {"volume": volume, "label": label}
 
 
 def _code(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
     name = f"name{rng.integers(9)}"
     text = _TEXTS[label] + f"{name} = {rng.integers(99)}\n"
-    return {"text": text, "facts": {"query": f"text about {name}", "language": "python"}}
+    facts = {"query": f"text about {name}", "language": "python"}
+    return {"text": text, "facts": facts, "label": label}
 
 
 def _table(encoder: Encoder, rng: np.random.Generator, label: int) -> Sample:
     from zoo.modalities.tabular.read import read_table
 
-    colours = [("red", "blue")[i % 2] for i in range(4)]
-    return {"table": read_table({"size": rng.random(4).tolist(), "colour": colours})}
+    rows = 1 if getattr(encoder.preprocess, "config").rows == 1 else 4  # noqa: B009 - untyped
+    colours = [("red", "blue")[(i + label) % 2] for i in range(rows)]
+    table = read_table({"size": (rng.random(rows) + label).tolist(), "colour": colours})
+    return {"table": table, "label": label} if rows == 1 else {"table": table}
 
 
 _SAMPLES: Mapping[str, Callable[[Encoder, np.random.Generator, int], Sample]] = {

@@ -32,7 +32,6 @@ __all__ = [
     "Preprocess",
     "Raw",
     "Sample",
-    "SampleEncoder",
     "TokenEncoder",
     "Tokens",
     "UniformEncoder",
@@ -277,13 +276,7 @@ class TokenEncoder(Encoder):
         )
 
 
-class SampleEncoder(Encoder):
-    """An encoder that gives one vector for each sample of a shard, which may have a label."""
-
-    needs_words = "one vector for each labelled sample"
-
-
-class UniformEncoder(SampleEncoder):
+class UniformEncoder(Encoder):
     """An encoder of samples that are all of one shape, so that any of them stack."""
 
     needs_words = "samples that are all of one shape"

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from zoo.modalities.contracts import Batch, Preprocess, SampleEncoder
+from zoo.modalities.contracts import Batch, Encoder, Preprocess
 
 __all__ = ["TwoTowerEncoder", "TwoTowerPreprocess"]
 
@@ -22,7 +22,7 @@ class TwoTowerPreprocess(Preprocess):
         """The fields `text_...` of one text, as `collate` takes them."""
 
 
-class TwoTowerEncoder(SampleEncoder):
+class TwoTowerEncoder(Encoder):
     """Vectors of anything and of texts that can be compared; the pooled features are the former."""
 
     needs_words = "a tower of texts beside its own"

@@ -11,7 +11,6 @@ from zoo.modalities.contracts import (
     Features,
     Preprocess,
     Sample,
-    SampleEncoder,
     TokenEncoder,
     Tokens,
 )
@@ -42,7 +41,7 @@ class WordPreprocess(Preprocess):
         """
 
 
-class VocabularyEncoder(TokenEncoder, SampleEncoder):
+class VocabularyEncoder(TokenEncoder):
     """A token encoder of ids below `vocab_size`, whose embedding a head may share."""
 
     needs_words = "token ids of a vocabulary"

@@ -10,7 +10,7 @@ from zoo.registry.build import ARCHITECTURES, OBJECTIVES
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 # What these want moves: a teacher that begins as the student, a covariance that begins at nothing.
 MOVING = {"dino", "ibot", "tico", "self_distillation"}
-NEEDS = {"timm": "timm", "open_clip": "open_clip", "swin3d": "monai", "unitabe": "pyarrow"}
+NEEDS = {"timm": "timm", "open_clip": "open_clip", "swin3d": "monai"}
 
 
 def cells():

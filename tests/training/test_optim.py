@@ -102,6 +102,7 @@ def pairs():
 
 OPTIONS = {  # that fit any encoder
     "mae": {"decoder_dim": 384},  # a width for positions on any number of axes
+    "self_distillation": {"decoder_dim": 384, "teacher": "elsewhere"},
     "bm_mae": {"decoder_dim": 384},
     "biphasic": {"causal_steps": 1},
     "dupmae": {"decoder_heads": 2},
