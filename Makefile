@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typetree.py
 	$(BIN)/mypy
+	cd .typing && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(READY)
@@ -28,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.building
 	$(BIN)/python -m zoo.benchmarks.speed.memory
 	$(BIN)/python -m zoo.benchmarks.speed.scale
+	$(BIN)/python -m zoo.benchmarks.speed.plan
 	$(BIN)/python -m zoo.benchmarks.speed.engine
 	$(BIN)/python -m zoo.benchmarks.speed.contrastive
 	$(BIN)/python -m zoo.benchmarks.speed.audio
@@ -37,21 +39,21 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
-	$(BIN)/python -m zoo.benchmarks.claims.masking_rate
-	$(BIN)/python -m zoo.benchmarks.claims.biphasic
-	$(BIN)/python -m zoo.benchmarks.claims.packing
-	$(BIN)/python -m zoo.benchmarks.claims.voco
+	$(BIN)/zoo bench claims
 	$(BIN)/python -m zoo.benchmarks.speed.vision
 	$(BIN)/python -m zoo.benchmarks.speed.vision_step
+	$(BIN)/python -m zoo.benchmarks.readme
+	$(BIN)/python -m zoo.benchmarks.speed.regression
 
-# uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly.
+# uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly. Both
+# compile to bytecode: where PYTHONDONTWRITEBYTECODE is set, every import would do it again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "zoo needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) (about a minute, 5 GB)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@install="install --quiet --constraint constraints.txt --editable .[audio,bench,code,contrastive,cuda,dev,hub,parquet,ray,remote,tabular,vision,volume]"; \
-		$(BIN)/uv pip $$install --python $(BIN)/python || $(BIN)/python -m pip $$install
+		UV_COMPILE_BYTECODE=1 $(BIN)/uv pip $$install --python $(BIN)/python || $(BIN)/python -m pip $$install
 	@touch $(READY)
 
 clean:

@@ -6,52 +6,38 @@ and variance 1 over the samples of all processes.
 Notation: n samples of this process, N of all, D width of a projection.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
+from zoo.modalities.contracts import Encoder
 from zoo.objectives.batch_norm import standardized
-from zoo.objectives.contract import Losses, Objective
+from zoo.objectives.contract import Losses
 from zoo.objectives.gather import GlobalBatch
-from zoo.objectives.projector import projector
+from zoo.objectives.joint_embedding import JointEmbedding, JointEmbeddingConfig
 from zoo.objectives.vicreg import off_diagonal
-from zoo.objectives.views import Colours, encoded, stacked_views
 
 __all__ = ["BarlowTwins", "BarlowTwinsConfig", "barlow_twins"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BarlowTwinsConfig:
+class BarlowTwinsConfig(JointEmbeddingConfig):
     """The loss, the projector and the views."""
 
     redundancy: float = 5e-3  # lambda
-    hidden_dim: int = 8192
-    output_dim: int = 8192
-    colours: Colours = field(default_factory=Colours)
 
 
-class BarlowTwins(Objective):
+class BarlowTwins(JointEmbedding):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = BarlowTwinsConfig
-    compares_samples = True
 
     def __init__(self, config: BarlowTwinsConfig, encoder: Encoder) -> None:
-        super().__init__()
+        super().__init__(config, encoder)
         self.config = config
-        hidden = config.hidden_dim
-        self.projector = projector(encoder.embed_dim, hidden, hidden, config.output_dim)
 
-    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """Two augmentations, stacked."""
-        return stacked_views(sample, preprocess, generator, colours=self.config.colours)
-
-    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+    def losses(self, views: Tensor) -> Losses:
         """The loss over all processes' samples."""
-        first, second = (self.projector(view).float() for view in encoded(encoder, batch).unbind(1))
+        first, second = views
         return Losses(total=barlow_twins(first, second, self.config.redundancy))
 
 

@@ -1,6 +1,7 @@
 """What an objective is: the pretext task, with its own heads, its own loss and its own views."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -53,6 +54,10 @@ class Objective(nn.Module, ABC):
     def pictures(self, encoder: Encoder, batch: Batch) -> list[tuple[str, Tensor]]:
         """What the task looks like on a batch, for people: (title, uint8 (H, W, 1 or 3)) each."""
         return []
+
+    def teachers(self) -> Mapping[str, Encoder]:
+        """Encoders that begin a run with weights of their own, by where those are; none mostly."""
+        return {}
 
     def start(self, encoder: Encoder) -> None:
         """Before the first step of a run, when encoder and heads have what they begin with."""

@@ -16,9 +16,11 @@ from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
-from zoo.objectives.contrastive_losses import info_nce, nt_xent, sigmoid_loss
+from zoo.objectives.contrastive_losses import decoupled, info_nce, nt_xent, sigmoid_loss
 from zoo.objectives.logit_scale import LogitScale
 from zoo.objectives.momentum_queue import MomentumQueue, QueueConfig
+from zoo.objectives.negatives import PLAIN
+from zoo.objectives.projector import plain_projector
 from zoo.objectives.views import Colours, encoded, stacked_views
 
 __all__ = ["ViewContrastive", "ViewContrastiveConfig"]
@@ -32,7 +34,8 @@ def _simclr() -> Colours:
 class ViewContrastiveConfig(QueueConfig):
     """The loss, the projector and the queue."""
 
-    loss: Literal["nt_xent", "info_nce", "sigmoid"] = "nt_xent"  # as SimCLR, CLIP or SigLIP has it
+    # As SimCLR, CLIP or SigLIP has it; dcl: SimCLR's without the positive among the negatives.
+    loss: Literal["nt_xent", "dcl", "info_nce", "sigmoid"] = "nt_xent"
     temperature: float = 0.1
     learn_temperature: bool = False  # from `temperature` on, between 0.01 and 1
     bias: float = -10.0  # sigmoid: where its learned bias begins
@@ -46,6 +49,8 @@ class ViewContrastiveConfig(QueueConfig):
         self.check()
         if self.queue and self.loss != "info_nce":
             raise ValueError(f"a queue needs loss=info_nce, got {self.loss}")
+        if self.negatives != PLAIN and self.loss == "sigmoid":
+            raise ValueError("negatives are chosen for losses other than sigmoid")
 
 
 class ViewContrastive(Objective):
@@ -61,11 +66,7 @@ class ViewContrastive(Objective):
     def __init__(self, config: ViewContrastiveConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
-        self.projector = nn.Sequential(
-            nn.Linear(encoder.embed_dim, config.hidden_dim),
-            nn.ReLU(),
-            nn.Linear(config.hidden_dim, config.output_dim),
-        )
+        self.projector = plain_projector(encoder.embed_dim, config.hidden_dim, config.output_dim)
         self.logit_scale = LogitScale(config.temperature, learned=config.learn_temperature)
         if config.loss == "sigmoid":
             self.bias = nn.Parameter(torch.tensor([config.bias]))
@@ -87,6 +88,7 @@ class ViewContrastive(Objective):
         views = {name: value for name, value in batch.items() if name != "content_ids"}
         vectors = project(self.projector, encoder, views)
         (a, b), scale = vectors.unbind(1), self.logit_scale()
+        negatives = self.config.negatives
         match self.config.loss:
             case "info_nce" if self.queue is not None:
                 with torch.no_grad():
@@ -94,9 +96,11 @@ class ViewContrastive(Objective):
                 both = vectors.transpose(0, 1), keys.transpose(0, 1)
                 total = self.queue.loss(*both, scale, batch["content_ids"])
             case "nt_xent":
-                total = nt_xent(a, b, scale)
+                total = nt_xent(a, b, scale, negatives)
+            case "dcl":
+                total = decoupled(a, b, scale, negatives)
             case "info_nce":
-                total = info_nce(a, b, scale)
+                total = info_nce(a, b, scale, negatives=negatives)
             case "sigmoid":
                 total = sigmoid_loss(a, b, scale, self.bias)
         metrics = {"similarity": (a * b).sum(1).mean()}

@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent, supervised.
+"""Contrastive losses over the global batch: InfoNCE, sigmoid, NT-Xent, DCL, supervised.
 
 Sample i is (a_i, b_i): two views, or an image and its text; towers and projections are outside.
 Every process gives its own n of the N samples and gets the mean loss of those n, with all N as
@@ -15,12 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 from zoo.objectives.gather import GlobalBatch
+from zoo.objectives.negatives import PLAIN, NegativesConfig, negative_sums, without_false
 from zoo.objectives.similarity import Pairs, log_sum_exp, softplus_sum
 
-__all__ = ["info_nce", "nt_xent", "one_sided_info_nce", "sigmoid_loss", "supervised_contrastive"]
+__all__ = [
+    "decoupled",
+    "info_nce",
+    "nt_xent",
+    "one_sided_info_nce",
+    "sigmoid_loss",
+    "supervised_contrastive",
+]
 
 
-def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids: Tensor | None = None,
+    negatives: NegativesConfig = PLAIN,
+) -> Tensor:
     """CLIP (arXiv 2103.00020): each a_i finds its b among all b, each b_i its a among all a.
 
     -1/2N sum_i (log softmax_j x_ij + log softmax_j x_ji) at j = i.
@@ -30,12 +44,17 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor, ids: Tensor | None = None) -> 
         b: likewise.
         scale: one number.
         ids: (n, K): samples that share one are no negatives of each other.
+        negatives: which of the others count, and how much.
     """
     batch = GlobalBatch.of(a)
+    everyone = batch.gather(b)
     pairs = _pairs(batch, a) if ids is None else Pairs(ids, batch.gather(ids))
-    rows, columns = log_sum_exp(a, batch.gather(b), scale, pairs, with_columns=True)
-    # Each process knows the logits of its own a with every b: all of them make up b's sums.
-    columns = batch.stack(columns).logsumexp(0)[batch.own]
+    if negatives.false_above is not None:
+        sides = batch.gather(a), everyone
+        pairs = without_false(pairs, (a, b), sides, negatives.false_above)
+    rows, columns = negative_sums(
+        a, everyone, scale, pairs, hardness=negatives.hardness, batch=batch
+    )
     positive = scale * (a * b).sum(1)
     return (softplus(rows - positive) + softplus(columns - positive)).mean() / 2
 
@@ -58,17 +77,22 @@ def sigmoid_loss(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return (negatives + softplus(-positive)).mean()
 
 
-def nt_xent(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+def nt_xent(a: Tensor, b: Tensor, scale: Tensor, negatives: NegativesConfig = PLAIN) -> Tensor:
     """SimCLR (arXiv 2002.05709): each of 2N views finds the other of its sample among 2N - 1.
 
     1/2N sum over views v of -log(exp x_vw / sum_{u != v} exp x_vu), w the other view of v's sample.
     """
-    batch = GlobalBatch.of(a)
-    views = torch.stack((a, b), 1)
-    pairs = _pairs(batch, a, views=2)
-    negatives, _ = log_sum_exp(views.flatten(0, 1), batch.gather(views).flatten(0, 1), scale, pairs)
-    positive = scale * (a * b).sum(1)
-    return softplus(negatives.unflatten(0, (-1, 2)) - positive[:, None]).mean()
+    sums, positive = _two_views(a, b, scale, negatives)
+    return softplus(sums - positive).mean()
+
+
+def decoupled(a: Tensor, b: Tensor, scale: Tensor, negatives: NegativesConfig = PLAIN) -> Tensor:
+    """DCL (arXiv 2110.06848): NT-Xent without the positive pair in the sum.
+
+    1/2N sum over views v of -x_vw + log sum_u exp x_vu, u the views of other samples.
+    """
+    sums, positive = _two_views(a, b, scale, negatives)
+    return (sums - positive).mean()
 
 
 def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
@@ -96,6 +120,22 @@ def supervised_contrastive(a: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     # Each process weighs its part by n / N: a mean over all vectors that count needs n / N back.
     total = (which.bincount(minlength=len(names))[which] > 1).sum().clamp(min=1)
     return ((rows - positive) * has_other).mean() * (len(which) / total)
+
+
+def _two_views(
+    a: Tensor, b: Tensor, scale: Tensor, negatives: NegativesConfig
+) -> tuple[Tensor, Tensor]:
+    """Log sum of each view (n, 2) over those of other samples, and x of the pair (n, 1)."""
+    batch = GlobalBatch.of(a)
+    views = torch.stack((a, b), 1)
+    everyone = batch.gather(views)
+    pairs = _pairs(batch, a, views=2)
+    if negatives.false_above is not None:
+        own, sides = (x.repeat_interleave(2, 0).unbind(1) for x in (views, everyone))
+        pairs = without_false(pairs, own, sides, negatives.false_above)
+    queries, keys = views.flatten(0, 1), everyone.flatten(0, 1)
+    sums, _ = negative_sums(queries, keys, scale, pairs, hardness=negatives.hardness)
+    return sums.unflatten(0, (-1, 2)), scale * (a * b).sum(1, keepdim=True)
 
 
 def _pairs(batch: GlobalBatch, rows: Tensor, *, views: int = 1) -> Pairs:

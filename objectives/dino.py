@@ -2,7 +2,7 @@
 
 L = mean over teacher views g and student views v != g of -sum_k q_gk log p_vk, q = softmax((t -
 centre) / tau_t), p = softmax(s / tau_s). Numbers match facebookresearch/dino; its schedules by
-epochs are by updates here.
+epochs are by updates here. DINOv2 (arXiv 2304.07193) adds 0.1 times KoLeo of each global view.
 
 Notation: B samples of this process, G = 2 global views, V views with the small ones, K prototypes.
 """
@@ -16,6 +16,7 @@ from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
 from zoo.modalities.image_patches import ImagePatchEncoder, ImagePreprocess
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.crops import CropsConfig, crop_features, multi_crop
+from zoo.objectives.koleo import koleo
 from zoo.objectives.prototypes import Centre, PrototypeHead, warmed_up
 from zoo.objectives.teacher import Teacher, TeacherConfig
 from zoo.objectives.views import Colours, encoded
@@ -38,6 +39,7 @@ class DINOConfig(TeacherConfig):
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
     output_dim: int = 65_536  # K
+    koleo_weight: float = 0.0  # of the term that keeps features of a global view apart
 
     def __post_init__(self) -> None:
         self.check()
@@ -86,8 +88,17 @@ class DINO(Objective):
         with torch.no_grad():
             outputs = slow_head(encoded(slow_encoder, images)).transpose(0, 1)
         shares = self.centre.shares(outputs, self.temperature())
-        total = view_cross_entropy(shares, student / self.config.student_temp)
-        return Losses(total=total, metrics={"entropy": torch.special.entr(shares).sum(-1).mean()})
+        parts = {"view": view_cross_entropy(shares, student / self.config.student_temp)}
+        parts |= self.apart(features)
+        total = parts["view"] + self.config.koleo_weight * parts.get("koleo", 0.0)
+        entropy = torch.special.entr(shares).sum(-1).mean()
+        return Losses(total=total, parts=parts, metrics={"entropy": entropy})
+
+    def apart(self, features: Tensor) -> dict[str, Tensor]:
+        """Part `koleo` of the global views of features (B, V, D), without weight, if it has one."""
+        if not self.config.koleo_weight:
+            return {}
+        return {"koleo": torch.stack([koleo(view) for view in features[:, :2].unbind(1)]).sum()}
 
     def temperature(self) -> Tensor:
         """() of the teacher, now."""

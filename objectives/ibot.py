@@ -92,8 +92,10 @@ class IBOT(Objective):
         view = view_cross_entropy(shares, student / self.config.student_temp)
         wanted = self.patch_centre.shares(wanted, temperature)
         patch = patch_cross_entropy(wanted, found / self.config.student_temp, hidden)
+        parts = {"view": view, "patch": patch, **self.dino.apart(features)}
         total = view + self.config.patch_weight * patch
-        return Losses(total=total, parts={"view": view, "patch": patch})
+        total += self.config.koleo_weight * parts.get("koleo", 0.0)
+        return Losses(total=total, parts=parts)
 
     def start(self, encoder: Encoder) -> None:
         """The teacher begins with the same weights."""

@@ -1,14 +1,17 @@
 """Image and text find each other among all of the batch: CLIP (2103.00020), SigLIP (2303.15343).
 
+Or sound, volume, table and text: whatever the encoder has a tower of texts beside.
+
 Scale and bias are the encoder's: they belong to published weights. Pairs with the same caption are
 no negatives of each other (CLIP's loss only). Captions may be drawn from several sources, as VeCLIP
-(arXiv 2310.07699) mixes a page's text and a captioner's.
+(arXiv 2310.07699) mixes a page's text and a captioner's. With entities, to tell an image's class is
+a second task beside this one (MOFI, arXiv 2306.07952).
 
-Notation: B pairs of this process, L tokens of a caption, E width that both towers share.
+Notation: B pairs of this process, E width that both towers share.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +21,9 @@ from zoo.modalities.towers import TwoTowerEncoder, TwoTowerPreprocess
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce, sigmoid_loss
+from zoo.objectives.entities import EntitiesConfig, EntityClassifier
+from zoo.objectives.labels import label_of
+from zoo.objectives.negatives import PLAIN, NegativesConfig
 
 from zoo.errors import DataError
 
@@ -28,19 +34,26 @@ _MOST = math.log(100.0)  # CLIP's bound of the logarithm of the scale
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTextConfig:
-    """The loss, and where captions come from."""
+    """The loss, where captions come from, and the second task."""
 
     loss: Literal["info_nce", "sigmoid"] = "info_nce"  # as CLIP or SigLIP has it
     captions: tuple[str, ...] = ("txt",)  # the txt member, or keys of the json member
     caption_shares: tuple[float, ...] = (1.0,)  # how often each is taken; the present ones share
+    negatives: NegativesConfig = PLAIN  # of CLIP's loss
+    entities: EntitiesConfig = field(default_factory=EntitiesConfig)
 
     def __post_init__(self) -> None:
         if len(self.captions) != len(self.caption_shares) or min(self.caption_shares) < 0:
             raise ValueError("captions and caption_shares must go together, shares be positive")
+        if self.loss == "sigmoid" and self.negatives != PLAIN:
+            raise ValueError("negatives are chosen for loss=info_nce only")
 
 
 class ImageText(Objective):
-    """Batches hold `image` (B, 3, S, S), `ids` (B, L) and `caption_ids` (B, 1)."""
+    """Batches hold what the encoder takes, its texts as `text_...`, and `caption_ids` (B, 1).
+
+    Where there are entities, also `label` (B, 1).
+    """
 
     requires: ClassVar[type[Encoder]] = TwoTowerEncoder
     config_class = ImageTextConfig
@@ -52,32 +65,44 @@ class ImageText(Objective):
         if config.loss == "sigmoid" and encoder.logit_bias is None:
             raise ValueError("loss=sigmoid needs an encoder with a bias, as SigLIP's models have")
         self.config = config
+        self.classifier: EntityClassifier | None = None
+        if config.entities.count:
+            self.classifier = EntityClassifier(encoder.embed_dim, config.entities)
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """One augmentation of the image, and the ids of one caption.
+        """One augmentation of the sample, and one caption.
 
         Raises:
-            DataError: the sample has no caption.
+            DataError: the sample has no caption, or no class where there are entities.
         """
         assert isinstance(preprocess, TwoTowerPreprocess)
-        ids = preprocess.ids([self._caption(sample, generator)])[0]
-        same = torch.tensor([content_id(ids)])
-        return preprocess.augment(sample, generator) | {"ids": ids, "caption_ids": same}
+        text = preprocess.caption(self._caption(sample, generator))
+        same = torch.tensor([content_id(*text.values())])
+        batch = preprocess.augment(sample, generator) | text | {"caption_ids": same}
+        if self.classifier is not None:
+            batch["label"] = self._entity(sample)
+        return batch
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
-        """The loss over all processes' pairs; metrics `similarity` and `scale`."""
+        """The loss over all processes' pairs; metrics `similarity` and `scale`.
+
+        With entities the weighted sum of the parts `contrast` and `entities`, without weights.
+        """
         assert isinstance(encoder, TwoTowerEncoder)
-        images = encoder.encode_image(batch["image"]).float()
-        texts = encoder.encode_text(batch["ids"]).float()
-        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, texts))
+        vectors = encoder(batch).pooled, encoder.encode_text(batch)
+        a, b = (torch.nn.functional.normalize(x.float(), dim=-1) for x in vectors)
         scale = encoder.logit_scale.exp()
-        total = self._loss(a, b, scale, encoder.logit_bias, batch["caption_ids"])
+        total = self._loss(a, b, scale, encoder.logit_bias, batch["caption_ids"].view(-1, 1))
         metrics = {"similarity": (a * b).sum(1).mean(), "scale": scale.squeeze()}
-        return Losses(total=total, metrics=metrics)
+        if self.classifier is None:
+            return Losses(total=total, metrics=metrics)
+        parts = {"contrast": total, "entities": self.classifier(a, batch["label"].flatten())}
+        total = total + self.config.entities.weight * parts["entities"]
+        return Losses(total=total, parts=parts, metrics=metrics)
 
     def count(self, batch: Batch) -> int:
         """Pairs."""
-        return len(batch["ids"])
+        return len(batch["caption_ids"])
 
     @torch.no_grad()
     def after_step(self, encoder: Encoder) -> None:
@@ -91,7 +116,13 @@ class ImageText(Objective):
         if self.config.loss == "sigmoid":
             assert bias is not None
             return sigmoid_loss(a, b, scale, bias)
-        return info_nce(a, b, scale, ids)
+        return info_nce(a, b, scale, ids, self.config.negatives)
+
+    def _entity(self, sample: Sample) -> Tensor:
+        label, count = label_of(sample), self.config.entities.count
+        if label >= count:
+            raise DataError(f"class {int(label)}: objective.entities.count is only {count}")
+        return label
 
     def _caption(self, sample: Sample, generator: torch.Generator) -> str:
         facts = sample.get("facts")

@@ -12,23 +12,21 @@ DEVIATION: every view is a global one; the preprocessing's crops have one size.
 Notation: n samples of this process, N of all, V views, D width of a projection, R directions.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
-from zoo.objectives.contract import Losses, Objective
+from zoo.modalities.contracts import Encoder
+from zoo.objectives.contract import Losses
 from zoo.objectives.gather import GlobalBatch
-from zoo.objectives.projector import projector
-from zoo.objectives.views import Colours, encoded, stacked_views
+from zoo.objectives.joint_embedding import JointEmbedding, JointEmbeddingConfig
 
 __all__ = ["LeJEPA", "LeJEPAConfig", "lejepa", "sigreg"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeJEPAConfig:
+class LeJEPAConfig(JointEmbeddingConfig):
     """The loss, the projector and the views."""
 
     weight: float = 0.05  # lambda
@@ -36,37 +34,23 @@ class LeJEPAConfig:
     views: int = 2
     hidden_dim: int = 2048
     output_dim: int = 128
-    colours: Colours = field(default_factory=Colours)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.weight <= 1.0 or self.views < 2 or self.directions < 1:
             raise ValueError("weight must lie between 0 and 1, views be at least 2, directions 1")
 
 
-class LeJEPA(Objective):
+class LeJEPA(JointEmbedding):
     """Batches hold all views of each sample: every field is (B, V, ...)."""
 
-    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = LeJEPAConfig
-    compares_samples = True
 
     def __init__(self, config: LeJEPAConfig, encoder: Encoder) -> None:
-        super().__init__()
+        super().__init__(config, encoder, view_count=config.views)
         self.config = config
-        hidden = config.hidden_dim
-        self.projector = projector(encoder.embed_dim, hidden, hidden, config.output_dim)
 
-    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """Augmentations, stacked."""
-        config = self.config
-        return stacked_views(
-            sample, preprocess, generator, count=config.views, colours=config.colours
-        )
-
-    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+    def losses(self, views: Tensor) -> Losses:
         """The weighted sum; parts `prediction` and `sigreg` without weights."""
-        pooled = encoded(encoder, batch).unbind(1)
-        views = torch.stack([self.projector(view).float() for view in pooled])
         drawn = torch.randn(views.shape[-1], self.config.directions, device=views.device)
         # All processes look along the directions of the first.
         directions = normalize(GlobalBatch.of(views[0]).stack(drawn)[0], dim=0)

@@ -13,12 +13,11 @@ Notation: n samples of this process, N of all, E width of vectors.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
-from zoo.objectives.contract import Losses, Objective
+from torch import Tensor
+from zoo.modalities.contracts import Encoder
+from zoo.objectives.contract import Losses
 from zoo.objectives.gather import GlobalBatch
-from zoo.objectives.supervised_contrastive import labelled
+from zoo.objectives.labels import LabelledObjective
 
 __all__ = ["LOOK", "LOOKConfig", "leave_one_out_knn"]
 
@@ -39,43 +38,21 @@ class LOOKConfig:
             raise ValueError("neighbours must be at least 1, temperature positive")
 
 
-class LOOK(Objective):
+class LOOK(LabelledObjective):
     """Batches are the encoder's with `label` (B,) or (B, 1), from samples that have a label."""
 
     config_class = LOOKConfig
-    compares_samples = True
 
     def __init__(self, config: LOOKConfig, encoder: Encoder) -> None:
-        super().__init__()
+        super().__init__(encoder, hidden_dim=config.hidden_dim, output_dim=config.output_dim)
         self.config = config
-        self.projector = nn.Sequential(
-            nn.Linear(encoder.embed_dim, config.hidden_dim),
-            nn.ReLU(),
-            nn.Linear(config.hidden_dim, config.output_dim),
-        )
 
-    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """One augmentation, and the class.
-
-        Raises:
-            DataError: the sample has no label.
-        """
-        return labelled(sample, preprocess, generator)
-
-    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+    def losses(self, z: Tensor, labels: Tensor) -> Losses:
         """The loss; metric `agreement`, the weighted share of neighbours of the same class."""
-        rest = {name: value for name, value in batch.items() if name != "label"}
-        z = normalize(self.projector(encoder(rest).pooled).float(), dim=-1)
-        config = self.config
-        shares = leave_one_out_knn(
-            z, batch["label"].flatten(), k=config.neighbours, temperature=config.temperature
-        )
+        k, temperature = self.config.neighbours, self.config.temperature
+        shares = leave_one_out_knn(z, labels, k=k, temperature=temperature)
         total = -shares.clamp(min=_LEAST).log().mean()
         return Losses(total=total, metrics={"agreement": shares.mean()})
-
-    def count(self, batch: Batch) -> int:
-        """Samples."""
-        return len(batch["label"])
 
 
 def leave_one_out_knn(z: Tensor, labels: Tensor, *, k: int, temperature: float) -> Tensor:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 from zoo.objectives.gather import GlobalBatch
-from zoo.objectives.similarity import Pairs, log_sum_exp
+from zoo.objectives.negatives import PLAIN, NegativesConfig, negative_sums, without_false
+from zoo.objectives.similarity import Pairs
 from zoo.objectives.teacher import SlowCopy
 
 __all__ = ["MomentumQueue", "QueueConfig"]
@@ -26,10 +27,11 @@ __all__ = ["MomentumQueue", "QueueConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """The queue, as an option of contrastive objectives."""
+    """The negatives and the queue of past ones, as options of contrastive objectives."""
 
     queue: int = 0  # samples of past steps to be told apart from; none: those of the batch only
     momentum: float = 0.995  # queue: of the copy that makes its vectors
+    negatives: NegativesConfig = PLAIN
 
     def check(self) -> None:
         """Raises ValueError where a number is out of bounds."""
@@ -52,7 +54,7 @@ class MomentumQueue(nn.Module):
 
     def __init__(self, *modules: nn.Module, width: int, ids: int, config: QueueConfig) -> None:
         super().__init__()
-        self.momentum = config.momentum
+        self.momentum, self.negatives = config.momentum, config.negatives
         self.towers = SlowCopy(*modules)
         vectors = normalize(torch.randn(2, config.queue, width), dim=-1)
         self.register_buffer("vectors", vectors)
@@ -76,10 +78,14 @@ class MomentumQueue(nn.Module):
         if self.training:
             self._fresh = everyone, all_ids
         pairs = Pairs(ids, torch.cat([all_ids, self.ids]))
-        losses = []
+        candidates = torch.cat([everyone, self.vectors], dim=1)
+        if (above := self.negatives.false_above) is not None:
+            pairs = without_false(pairs, keys.unbind(), candidates.unbind(), above)
+        hardness, losses = self.negatives.hardness, []
         for side, other in ((0, 1), (1, 0)):
-            candidates = torch.cat([everyone[other], self.vectors[other]])
-            rows, _ = log_sum_exp(queries[side], candidates, scale, pairs)
+            rows, _ = negative_sums(
+                queries[side], candidates[other], scale, pairs, hardness=hardness
+            )
             positive = scale * (queries[side] * keys[other]).sum(1)
             losses.append(softplus(rows - positive).mean())
         return torch.stack(losses).mean()

@@ -4,7 +4,8 @@ Logits are computed in tiles, reduced at once and computed again in the backward
 with n + N instead of n * N, and there are four matrix products instead of three. The reductions are
 those of online softmax (arXiv 1805.02867), tiles with recomputation those of arXiv 2205.14135.
 
-A query and a key that share an id are no pair here: a sample is no negative of itself.
+A query and a key that share an id are no pair here: a sample is no negative of itself. Nor are
+those whose samples are too alike, where that is asked for.
 
 Notation: n queries and N keys of width D, logits x_ij = scale * q_i . k_j + bias.
 """
@@ -19,10 +20,23 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import softplus
 
-__all__ = ["Pairs", "log_sum_exp", "softplus_sum"]
+__all__ = ["Pairs", "Traits", "log_sum_exp", "softplus_sum"]
 
 TILE = 2048  # queries, and keys, whose logits are in memory together: 16 MB
 _NOBODY = torch.finfo(torch.float32).min  # not -inf, from which -inf cannot be taken away
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What tells of samples that they are too alike to be negatives of each other.
+
+    Attributes:
+        sides: vectors of unit length (n, D) of the queries' samples and (N, D) of the keys'.
+        most: the cosine of a side above which they are.
+    """
+
+    sides: tuple[tuple[Tensor, Tensor], ...]
+    most: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +46,26 @@ class Pairs:
     Attributes:
         queries: (n, K) ids.
         keys: (N, K) ids.
+        traits: by which some of them do not meet either.
     """
 
     queries: Tensor
     keys: Tensor
+    traits: Traits | None = None
+
+    def excluded(self, i: slice, j: slice) -> Tensor:
+        """True where a query of `i` does not meet a key of `j`."""
+        ids = zip(self.queries[i].unbind(1), self.keys[j].unbind(1), strict=True)
+        alike = [mine[:, None] == theirs for mine, theirs in ids]
+        if self.traits is not None:
+            sides, most = self.traits.sides, self.traits.most
+            alike += [_cosines(mine[i], theirs[j]) > most for mine, theirs in sides]
+        return reduce(or_, alike)
+
+
+def _cosines(queries: Tensor, keys: Tensor) -> Tensor:
+    # Autocast leaves products alone that are told where to write: these stay precise.
+    return torch.mm(queries, keys.T, out=queries.new_empty(len(queries), len(keys)))
 
 
 def log_sum_exp(
@@ -171,10 +201,8 @@ def _tiles(
             j = slice(column, min(column + TILE, len(keys)))
             shape = i.stop - i.start, j.stop - j.start
             logits = memory[: shape[0] * shape[1]].view(shape)
-            # Autocast leaves products alone that are told where to write: these stay precise.
+            # As `_cosines`, in memory that is used again.
             torch.mm(scaled[i], keys[j].T, out=logits)
             if bias is not None:
                 logits += bias
-            ids = zip(pairs.queries[i].unbind(1), pairs.keys[j].unbind(1), strict=True)
-            alike = reduce(or_, (mine[:, None] == theirs for mine, theirs in ids))
-            yield i, j, logits.masked_fill_(alike, -torch.inf)
+            yield i, j, logits.masked_fill_(pairs.excluded(i, j), -torch.inf)

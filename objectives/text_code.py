@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, Features, Preprocess, Sample
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce
@@ -27,7 +28,7 @@ __all__ = ["TextCode", "TextCodeConfig", "sides", "vectors_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextCodeConfig(QueueConfig):
-    """The temperature, the projection and the queue."""
+    """The temperature, the projection, the negatives and the queue."""
 
     temperature: float = 0.07
     learn_temperature: bool = True
@@ -45,12 +46,13 @@ class TextCode(Objective):
     `pair_ids` (B, 2) says which texts, and which codes, are the same.
     """
 
+    requires: ClassVar[type[Encoder]] = VocabularyEncoder
     config_class: ClassVar[type] = TextCodeConfig
     compares_samples = True
 
     def __init__(self, config: TextCodeConfig, encoder: Encoder) -> None:
         super().__init__()
-        width = config.output_dim
+        width, self.negatives = config.output_dim, config.negatives
         self.proj: nn.Module = (
             nn.Identity() if width is None else nn.Linear(encoder.embed_dim, width)
         )
@@ -87,7 +89,7 @@ class TextCode(Objective):
         """The loss of both sides' vectors (B, E)."""
         scale, ids = self.logit_scale(), batch["pair_ids"]
         if self.queue is None:
-            return info_nce(texts, codes, scale, ids)
+            return info_nce(texts, codes, scale, ids, self.negatives)
         encoder, proj = self.queue.towers
         with torch.no_grad():
             keys = torch.stack([vectors_of(proj, encoder(side)) for side in sides(batch)])

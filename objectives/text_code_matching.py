@@ -20,6 +20,7 @@ from zoo.modalities.contracts import Batch, Encoder, Features
 from zoo.modalities.vocabulary import WriterEncoder
 from zoo.objectives.contract import Losses
 from zoo.objectives.lm_head import token_loss
+from zoo.objectives.negatives import alike
 from zoo.objectives.text_code import TextCode, TextCodeConfig, sides, vectors_of
 
 __all__ = ["TextCodeMatching", "TextCodeMatchingConfig", "hard_negatives"]
@@ -57,8 +58,8 @@ class TextCodeMatching(TextCode):
         a, b = (vectors_of(self.proj, seen) for seen in (text_seen, code_seen))
         ids = batch["pair_ids"]
         with torch.no_grad():
-            alike = (ids[:, None] == ids).any(-1)
-            similarity = (self.logit_scale() * (a @ b.T)).masked_fill(alike, float("-inf"))
+            same = (ids[:, None] == ids).any(-1) | alike((a, b), self.negatives)
+            similarity = (self.logit_scale() * (a @ b.T)).masked_fill(same, float("-inf"))
         logits = self._match(encoder, text_seen, code, similarity)
         labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         labels[: len(a)] = 1

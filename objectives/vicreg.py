@@ -6,53 +6,39 @@ sqrt(var z_d + 1e-4)) and c = 1/D sum of the squared off-diagonal elements of th
 Notation: n samples of this process, N of all, D width of a projection.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, UniformEncoder
-from zoo.objectives.contract import Losses, Objective
+from zoo.modalities.contracts import Encoder
+from zoo.objectives.contract import Losses
 from zoo.objectives.gather import GlobalBatch
-from zoo.objectives.projector import projector
-from zoo.objectives.views import Colours, encoded, stacked_views
+from zoo.objectives.joint_embedding import JointEmbedding, JointEmbeddingConfig
 
 __all__ = ["VICReg", "VICRegConfig", "off_diagonal", "variance_covariance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VICRegConfig:
+class VICRegConfig(JointEmbeddingConfig):
     """The weights of the terms, the projector and the views."""
 
     invariance: float = 25.0
     variance: float = 25.0
     covariance: float = 1.0
-    hidden_dim: int = 8192
-    output_dim: int = 8192
-    colours: Colours = field(default_factory=Colours)
 
 
-class VICReg(Objective):
+class VICReg(JointEmbedding):
     """Batches hold both views of each sample: every field is (B, 2, ...)."""
 
-    requires: ClassVar[type[Encoder]] = UniformEncoder
     config_class = VICRegConfig
-    compares_samples = True
 
     def __init__(self, config: VICRegConfig, encoder: Encoder) -> None:
-        super().__init__()
+        super().__init__(config, encoder)
         self.config = config
-        hidden = config.hidden_dim
-        self.projector = projector(encoder.embed_dim, hidden, hidden, config.output_dim)
 
-    def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """Two augmentations, stacked."""
-        return stacked_views(sample, preprocess, generator, colours=self.config.colours)
-
-    def forward(self, encoder: Encoder, batch: Batch) -> Losses:
+    def losses(self, views: Tensor) -> Losses:
         """The weighted sum; parts `invariance`, `variance` and `covariance` without weights."""
-        views = [self.projector(view).float() for view in encoded(encoder, batch).unbind(1)]
         spread = [variance_covariance(view) for view in views]
         variance, covariance = (torch.stack(terms).sum() for terms in zip(*spread, strict=True))
         parts = {

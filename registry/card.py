@@ -12,7 +12,7 @@ from zoo.registry.schema import Value, read, read_toml
 
 from zoo.errors import UnknownNameError
 
-__all__ = ["Card", "Licence", "Paper", "Result", "Weights", "read_card"]
+__all__ = ["Card", "Licence", "Paper", "Result", "Trained", "Weights", "read_card"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Weights:
     repo: str  # on the Hugging Face Hub
     file: str
     layout: str  # how its keys are named: see zoo.hub.convert
+    tokenizer: str | None = None  # repository of the tokenizer, where it is not beside the file
     licence: str | None = None
     revision: str | None = None  # 40-hex commit
     sha256: str | None = None
@@ -50,6 +51,15 @@ class Weights:
     def may_be_shared(self) -> bool:
         """Whether anybody but the authors may pass them on."""
         return self.licence not in (None, "NONE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Weights that nobody publishes: the card's recipe makes them on first use."""
+
+    tag: str
+    size: str
+    data: str  # `module:function`, which writes the shards into a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +90,7 @@ class Card:
     paper: Paper | None = None
     licence: Licence = field(default_factory=Licence)
     weights: tuple[Weights, ...] = ()
+    trained: tuple[Trained, ...] = ()
     results: tuple[Result, ...] = ()
     # Downstream sets whose evaluation data the published weights have seen in pretraining.
     pretraining_overlap: tuple[str, ...] = ()
@@ -90,10 +101,14 @@ class Card:
         for what, size in [
             ("default_size", self.default_size),
             *((f"weights {entry.tag!r}", entry.size) for entry in self.weights),
+            *((f"trained {entry.tag!r}", entry.size) for entry in self.trained),
             *((f"result on {entry.dataset!r}", entry.size) for entry in self.results),
         ]:
             if size not in self.sizes:
                 raise ValueError(f"{what} names size {size!r}, which is not among {[*self.sizes]}")
+
+        if self.trained and self.recipe is None:
+            raise ValueError("trained weights need a recipe")
 
     @property
     def names(self) -> list[str]:
@@ -108,6 +123,11 @@ class Card:
         if size not in self.sizes:
             raise UnknownNameError("model", name, self.names)
         return size
+
+    def weights_of(self, size: str) -> list[Weights | Trained]:
+        """All sets of weights of one size; the first is what a name without a tag means."""
+        entries: list[Weights | Trained] = [*self.weights, *self.trained]
+        return [entry for entry in entries if entry.size == size]
 
     def encoder_args(self, size: str) -> dict[str, Value]:
         """Arguments of the architecture for one size, without its name."""

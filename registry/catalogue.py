@@ -53,7 +53,7 @@ class Row(NamedTuple):
     objective: str
     summary: str
     licence: str
-    tags: tuple[str, ...]  # sets of published weights
+    tags: tuple[str, ...]  # sets of weights
     default: bool  # whether the family's own name means this one
     path: str  # of the card; relative to the cards of zoo, absolute for other packages
     aliases: tuple[str, ...] = ()  # other names of this one
@@ -86,7 +86,7 @@ def list_models(
         pattern: a glob such as "bird*".
         modality: only this one.
         objective: only models whose recipe uses it.
-        pretrained: only models with published weights.
+        pretrained: only models with weights, published or trained here on first use.
         tags: list every set of weights as `name.tag` instead of one name a model.
 
     Raises:
@@ -219,7 +219,7 @@ def _rows_of(path: Path, shown: str) -> Iterable[Row]:
             objective=str(one.recipe.objective["name"]) if one.recipe else "",
             summary=one.summary,
             licence=one.licence.weights or "",
-            tags=tuple(entry.tag for entry in one.weights if entry.size == size),
+            tags=tuple(entry.tag for entry in one.weights_of(size)),
             default=size == one.default_size,
             path=shown,
             aliases=tuple(_aliases(one, size)),

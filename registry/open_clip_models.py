@@ -1,8 +1,9 @@
 """Models of open_clip as rows and cards: `open-clip/NAME`, or `open-clip/NAME.TAG` with weights.
 
 Pixel statistics, interpolation, the way to resize and the activation are those that open_clip says
-of a tag: they belong to the weights, not to the name. Models whose tokenizer or text tower is one
-of transformers, and CoCa, are left out. open_clip takes seconds to import.
+of a tag: they belong to the weights, not to the name. A tokenizer that is not CLIP's comes from the
+repository that open_clip names. Models with a text tower of transformers, and CoCa, are left out.
+open_clip takes seconds to import.
 """
 
 from functools import cache
@@ -11,13 +12,13 @@ from typing import Any
 
 from zoo.registry.card import Card, Licence, Weights
 from zoo.registry.catalogue import Row
+from zoo.registry.foreign import SIZE, bare, find_row
 
-from zoo.errors import UnknownNameError, UsageError
+from zoo.errors import UsageError
 
 __all__ = ["card", "find", "rows"]
 
 _PREFIX = "open-clip/"
-_SIZE = "default"
 _MODES = {"shortest": "center", "squash": "squash"}
 
 
@@ -39,16 +40,7 @@ def find(name: str) -> tuple[Row, str | None]:
     Raises:
         UnknownNameError: open_clip has no such model, or no such weights of it.
     """
-    base, _, tag = name.partition(".")
-    known = {row.name: row for row in rows()}
-    if base not in known:
-        raise UnknownNameError("model", name, known, "zoo.list_models('open-clip/*') shows all")
-    row = known[base]
-    if not tag:
-        return row, None
-    if tag not in row.tags:
-        raise UnknownNameError(f"weights of {base}", tag, row.tags)
-    return row._replace(name=name, family=name, tags=(tag,)), tag
+    return find_row(name, rows())
 
 
 def card(name: str) -> Card:
@@ -58,7 +50,7 @@ def card(name: str) -> Card:
         UnknownNameError: open_clip has no such model, or no such weights of it.
     """
     row, _ = find(name)
-    model = _model(name)
+    model = bare(name)
     facts = _library().get_pretrained_cfg(model, row.tags[0]) if row.tags else {}
     quick = facts.get("quick_gelu", _library().get_model_config(model).get("quick_gelu", False))
     constants = ("mean", "std", "interpolation")
@@ -66,9 +58,9 @@ def card(name: str) -> Card:
         family=row.name,
         modality="vision",
         summary=row.summary,
-        default_size=_SIZE,
+        default_size=SIZE,
         encoder={"name": "open_clip", "quick_gelu": quick},
-        sizes={_SIZE: {"model": model}},
+        sizes={SIZE: {"model": model}},
         preprocess={
             "crop_pct": 1.0,
             "scale": [0.9, 1.0],
@@ -99,22 +91,18 @@ def _weights(model: str, tag: str) -> Weights:
     parts = _library().get_pretrained_cfg(model, tag)["hf_hub"].split("/")
     return Weights(
         tag=tag,
-        size=_SIZE,
+        size=SIZE,
         repo="/".join(parts[:2]),
         file="/".join(parts[2:]) or _library().constants.HF_SAFE_WEIGHTS_NAME,
         layout="open_clip",
+        tokenizer=_library().get_model_config(model)["text_cfg"].get("hf_tokenizer_name"),
         licence="NONE",
     )
 
 
 def _is_known(model: str) -> bool:
     facts = _library().get_model_config(model)
-    text = facts["text_cfg"]
-    return "multimodal_cfg" not in facts and not any(key.startswith("hf_") for key in text)
-
-
-def _model(name: str) -> str:
-    return name.removeprefix(_PREFIX).partition(".")[0]
+    return "multimodal_cfg" not in facts and "hf_model_name" not in facts["text_cfg"]
 
 
 def _library() -> Any:  # noqa: ANN401 - open_clip comes without types

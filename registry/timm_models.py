@@ -10,8 +10,7 @@ from typing import Any
 
 from zoo.registry.card import Card, Licence, Weights
 from zoo.registry.catalogue import Row
-
-from zoo.errors import UnknownNameError
+from zoo.registry.foreign import SIZE, bare, find_row
 
 __all__ = ["card", "find", "rows"]
 
@@ -24,7 +23,6 @@ _SPDX = {
     "unknown": "NONE",
     None: "NONE",
 }
-_SIZE = "default"
 
 
 @cache
@@ -45,17 +43,8 @@ def find(name: str) -> tuple[Row, str | None]:
     Raises:
         UnknownNameError: timm has no such model, or no such weights of it.
     """
-    base, _, tag = name.partition(".")
-    known = {row.name: row for row in rows()}
-    if base not in known:
-        raise UnknownNameError("model", name, known, "zoo.list_models('timm/*') shows all")
-    row = known[base]
-    if not tag:
-        return row, None
-    if tag not in row.tags:
-        raise UnknownNameError(f"weights of {base}", tag, row.tags)
-    licence = _licence(_facts(name))
-    return row._replace(name=name, family=name, licence=licence, tags=(tag,)), tag
+    row, tag = find_row(name, rows())
+    return (row._replace(licence=_licence(_facts(name))), tag) if tag else (row, None)
 
 
 def card(name: str) -> Card:
@@ -71,9 +60,9 @@ def card(name: str) -> Card:
         family=row.name,
         modality="vision",
         summary=row.summary,
-        default_size=_SIZE,
+        default_size=SIZE,
         encoder={"name": "timm", "img_size": side, "in_chans": facts.input_size[0]},
-        sizes={_SIZE: {"model": _architecture(name)}},
+        sizes={SIZE: {"model": bare(name)}},
         preprocess={
             "mean": list(facts.mean),
             "std": list(facts.std),
@@ -102,10 +91,10 @@ def _row(architecture: str, tags: list[str]) -> Row:
 
 
 def _weights(name: str, tag: str) -> Weights:
-    facts = _facts(f"{_architecture(name)}.{tag}")
+    facts = _facts(f"{bare(name)}.{tag}")
     return Weights(
         tag=tag,
-        size=_SIZE,
+        size=SIZE,
         repo=facts.hf_hub_id,
         file=facts.hf_hub_filename or "model.safetensors",
         layout="timm",
@@ -115,10 +104,6 @@ def _weights(name: str, tag: str) -> Weights:
 
 def _facts(name: str) -> Any:  # noqa: ANN401 - timm's PretrainedCfg, and timm comes without types
     return import_module("timm").get_pretrained_cfg(name.removeprefix(_PREFIX))
-
-
-def _architecture(name: str) -> str:
-    return name.removeprefix(_PREFIX).partition(".")[0]
 
 
 def _licence(facts: Any) -> str:  # noqa: ANN401

@@ -3,16 +3,20 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from zoo.hub.export import save_export
 from zoo.hub.golden import fingerprint
 from zoo.modalities.tabular.read import read_table
+from zoo.registry.build import encoder_spec
 
 import zoo
-from zoo.errors import UsageError
-from zoo.tabular import Classifier, Imputer, Regressor
+from zoo.cli.embed import command as embed_command
+from zoo.errors import DataError, UsageError
+from zoo.tabular import Classifier, Imputer, Regressor, write_tables
 
 
 def rows(count=80, seed=0):
@@ -83,9 +87,56 @@ def test_imputer_fills_numbers_and_strings():
     assert filled[:, 0].tolist() == [1.5, -1.5]
 
 
+def test_probes_on_labelled_shards(tmp_path):
+    """The class is the sign of a number; test rows have the statistics of the training rows."""
+    frame, labels, _ = rows(60)
+    held, wanted, _ = rows(40, seed=1)
+    table = read_table(frame)
+    encoder = zoo.create("unitabe-small", seed=0, depth=1)
+    encoder.preprocess.fit([{"table": table}])
+    sides = {"train": (table, labels), "test": (read_table(held).like(table.columns), wanted)}
+    for name, (some, classes) in sides.items():
+        codes = (classes == "yes").astype(int).tolist()
+        write_tables(tmp_path / name, {"rows": some}, labels={"rows": codes})
+    for kind in ("linear", "knn"):
+        score = zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind=kind, k=5)
+        assert score.accuracy > 0.9
+    options = {"head": "linear", "epochs": 3, "lr": 1e-3}
+    tuned = zoo.probe(
+        encoder, tmp_path / "train", tmp_path / "test", kind="finetune", options=options
+    )
+    assert tuned.accuracy > 0.9
+    with pytest.raises(UsageError, match="kind='linear'"):
+        zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind="prototypical")
+    with pytest.raises(UsageError, match="1 labels for 60 rows"):
+        write_tables(tmp_path / "bad", {"rows": table}, labels={"rows": [1]})
+    write_tables(tmp_path / "plain", {"rows": table})
+    with pytest.raises(DataError, match="no label"):
+        zoo.probe(encoder, tmp_path / "plain", tmp_path / "test")
+
+
 def test_publishing_has_rows_to_try_an_encoder_with():
     encoders = [zoo.create("unitabe-small", seed=seed, depth=1) for seed in (0, 0, 1)]
     for encoder in encoders:
         encoder.preprocess.fit([{"table": read_table(rows()[0])}])
     one, same, other = (fingerprint(encoder)["features of it"] for encoder in encoders)
     assert one == same != other
+
+
+def test_the_command_embeds_every_row_of_files(tmp_path):
+    frame, _, _ = rows(5)
+    encoder = zoo.create("unitabe-small", seed=0, depth=1)
+    encoder.preprocess.fit([{"table": read_table(frame)}])
+    save_export(tmp_path / "x", encoder, encoder_spec("unitabe-small", {"depth": 1}))
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for file, part in zip(files, (frame[:3], frame[3:]), strict=True):
+        part.to_csv(file, index=False)
+    output = tmp_path / "features.npz"
+    words = [f"{tmp_path / 'x'}/", *map(str, files), "-o", str(output)]
+    done = CliRunner().invoke(embed_command, words)
+    assert "5 x 64" in done.output
+    with np.load(output) as stored:
+        np.testing.assert_array_equal(stored["features"], zoo.load(tmp_path / "x").embed(files))
+        assert stored["names"].tolist() == [f"{files[0]}:{i}" for i in range(3)] + [
+            f"{files[1]}:{i}" for i in range(2)
+        ]

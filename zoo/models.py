@@ -12,6 +12,7 @@ from zoo.hub.export import CONFIG, HUB, load_export
 from zoo.hub.weights import load_beside, load_encoder
 from zoo.modalities.contracts import Encoder, LoadReport
 from zoo.registry.build import Spec, build_encoder, encoder_spec
+from zoo.registry.card import Trained, Weights
 from zoo.registry.catalogue import card, find, is_folder
 
 __all__ = ["create", "load"]
@@ -64,8 +65,9 @@ def load(
 
     Args:
         source: a run or export folder (a Path, or a string with a slash), a name of the catalogue
-            or "timm/NAME" (the weights come from the Hugging Face Hub), or "hf-hub:ORG/NAME" with
-            "@REVISION" after it if need be, where somebody published an export.
+            or "timm/NAME" (the weights come from the Hugging Face Hub, or are trained here once
+            where the card says so), or "hf-hub:ORG/NAME" with "@REVISION" after it if need be,
+            where somebody published an export.
         weights: for a name, a file of weights in zoo's or the authors' layout.
         device: where to put it; the CPU by default.
         dtype: "float32", "bfloat16" or "float16"; as in the file by default.
@@ -123,29 +125,46 @@ def _from_catalogue(
 ) -> Encoder:
     row, tag = find(name)
     one = card(name)
-    published = [entry for entry in one.weights if entry.size == one.size_of(row.name)]
-    if not all(entry.may_be_shared for entry in published):
+    known = one.weights_of(one.size_of(row.name))
+    if not all(entry.may_be_shared for entry in known if isinstance(entry, Weights)):
         _say_unlicensed(row.name)
     spec = encoder_spec(name, changes, preprocess)
     if weights is not None:
         encoder = load_encoder(spec, Path(weights), layout=layout)
-        load_beside(encoder.preprocess, Path(weights))
+        load_beside(encoder.preprocess, Path(weights).parent)
         return encoder
-    if not published:
+    if not known:
         raise UsageError(
             f"{row.name} has no published weights: zoo.pretrain makes some, "
             "zoo.create gives random ones"
         )
+    entry = next((entry for entry in known if entry.tag == tag), known[0])
+    if isinstance(entry, Trained):
+        return _trained_here(row.name, entry, {**changes, **(preprocess or {})})
     if preprocess:
         _check_bound(spec, encoder_spec(name, changes))
+    return _published(spec, entry)
+
+
+def _published(spec: Spec, entry: Weights) -> Encoder:
     from zoo.hub.published import published_assets, published_weights
 
-    entry = next((entry for entry in published if entry.tag == tag), published[0])
     path = published_weights(entry)
     encoder = load_encoder(spec, path, layout=entry.layout)
-    published_assets(entry, encoder.preprocess.asset_names)
-    load_beside(encoder.preprocess, path)
+    folder = published_assets(entry, encoder.preprocess.asset_names)
+    load_beside(encoder.preprocess, folder)
     return encoder
+
+
+def _trained_here(name: str, entry: Trained, given: Mapping[str, object]) -> Encoder:
+    if given:
+        raise UsageError(
+            f"{name}.{entry.tag}: it is trained as its card says; leave out {', '.join(given)}, or "
+            "pretrain one with them (zoo.pretrain)"
+        )
+    from zoo.first_use import trained_run  # knows the engine
+
+    return trained_run(name, entry).load()
 
 
 def _check_bound(spec: Spec, published: Spec) -> None:

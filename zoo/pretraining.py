@@ -195,7 +195,7 @@ def _trainer(recipe: Recipe, data: Data, folder: Path, world: World) -> Trainer:
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(spec_of(recipe))
     objective = build_objective(recipe.objective, encoder)
-    if recipe.train.init and not any((folder / CHECKPOINTS).glob("step-*")):
+    if not any((folder / CHECKPOINTS).glob("step-*")):
         start_from(recipe.train.init, encoder, objective)
     objective.start(encoder)
     codec = build_codec(recipe.modality)

@@ -1,4 +1,4 @@
-"""`train.init`: a run that begins with weights instead of random numbers."""
+"""`train.init`: a run that begins with weights instead of random numbers; and its teachers."""
 
 import logging
 from pathlib import Path
@@ -17,15 +17,15 @@ __all__ = ["start_from"]
 _log = logging.getLogger("zoo")
 
 
-def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
-    """Gives both the weights of a file or folder, in place.
+def start_from(source: str | None, encoder: Encoder, objective: Objective) -> None:
+    """Gives a run the weights that it begins with, in place.
 
-    The encoder takes all of its tensors from there. The objective's heads do too where the source
-    has them; else they stay random, which is said.
+    The encoder takes all of its tensors from `source`. The objective's heads do too where the
+    source has them; else they stay random, which is said. Teachers have sources of their own.
 
     Args:
         source: a file of weights in zoo's or the authors' layout, or a run or export folder, which
-            brings its tokenizer along.
+            brings its tokenizer along; None leaves the random numbers.
         encoder: of the same architecture.
         objective: whose heads may be in the file.
 
@@ -33,6 +33,20 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
         UsageError: there is no such thing, or it was trained with another preprocessing.
         WeightsError, IntegrityError: the weights do not fit, or are damaged.
     """
+    for place, teacher in objective.teachers().items():
+        _take(place, teacher)
+        _log.info("the teacher's weights are those of %s", place)
+    if source is None:
+        return
+    heads = _take(source, encoder)
+    if heads:
+        _fill(objective, heads, Path(source))
+    said = f"and {len(heads)} of the objective" if heads else "; the objective's heads are random"
+    _log.info("starts with %d tensors of %s %s", len(encoder.state_dict()), source, said)
+
+
+def _take(source: str, encoder: Encoder) -> dict[str, Tensor]:
+    """Gives an encoder the weights of a file or folder; returns those of the objective's heads."""
     path, heads = Path(source), dict[str, Tensor]()
     if path.is_dir():
         loaded = load(path)
@@ -44,14 +58,11 @@ def start_from(source: str, encoder: Encoder, objective: Objective) -> None:
         converted = convert(read_state(path), encoder.layout)
         weights, heads = converted.encoder, converted.objective
         if not encoder.preprocess.ready:
-            load_beside(encoder.preprocess, path)
+            load_beside(encoder.preprocess, path.parent)
     encoder.adapt(weights)
     check_fit(encoder, weights, path)
     encoder.load_state_dict(weights)
-    if heads:
-        _fill(objective, heads, path)
-    said = f"and {len(heads)} of the objective" if heads else "; the objective's heads are random"
-    _log.info("starts with %d tensors of %s %s", len(weights), source, said)
+    return heads
 
 
 def _check_bound(loaded: Encoder, encoder: Encoder, path: Path) -> None:

@@ -1,37 +1,41 @@
 """Whether causal language modelling before masked language modelling helps (arXiv 2507.00994).
 
-    python -m zoo.benchmarks.claims.biphasic
-
 As the paper has it: a quarter of the steps causal, 40 % masking, and a rate that decays at the end
-of the masked phase only. About three minutes on two cores.
+of the masked phase only.
 """
 
-import click
-from zoo.benchmarks.claims.masked import compare
-from zoo.benchmarks.claims.paired import Claim
+from pathlib import Path
 
-CLAIM = Claim(
-    name="biphasic",
-    says="A quarter of the steps causal, then masked, beats masked alone (arXiv 2507.00994).",
-    measure="loss at 15 % hidden, each seed",
-    ways=("causal, then masked", "masked"),
-)
+from zoo.benchmarks.claims import masked
+from zoo.benchmarks.claims.claim import Claim, Comparison, Trials
+
+__all__ = ["CLAIM"]
+
+COMPARED = Comparison(ours="causal, then masked", base="masked", better="lower")
 
 
-@click.command()
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--steps", default=300, show_default=True, help="Of each run.")
-def command(seeds: int, steps: int) -> None:
+def trials(seeds: int, folder: Path) -> Trials:
     """The biphasic schedule against masked language modelling at equal steps."""
+    steps = masked.STEPS
     shared = {
         "objective.mask_ratio": 0.4,
         "train.schedule": "wsd",
         "train.anneal": max(1, steps // 10),
     }
     causal = {"objective.name": "biphasic", "objective.causal_steps": steps // 4}
-    ways = dict(zip(CLAIM.ways, (shared | causal, shared), strict=True))
-    compare(CLAIM, ways, seeds=seeds, steps=steps)
+    ways = {COMPARED.ours: shared | causal, COMPARED.base: shared}
+    return masked.trials(COMPARED, ways, seeds, folder)
 
 
-if __name__ == "__main__":
-    command()
+CLAIM = Claim(
+    name="biphasic",
+    paper="2507.00994",
+    says="A quarter of the steps causal, then masked, beats masked alone.",
+    modality="code",
+    data=masked.DATA,
+    measure=masked.MEASURE,
+    comparisons=(COMPARED,),
+    seeds=3,
+    budget=180,
+    trials=trials,
+)

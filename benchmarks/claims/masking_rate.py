@@ -1,30 +1,30 @@
-"""Whether hiding 30 % of the tokens is better than 15 % (MosaicBERT, arXiv 2312.17482).
+"""Whether hiding 30 % of the tokens is better than 15 % (MosaicBERT, arXiv 2312.17482)."""
 
-    python -m zoo.benchmarks.claims.masking_rate
+from pathlib import Path
 
-About three minutes on two cores.
-"""
+from zoo.benchmarks.claims import masked
+from zoo.benchmarks.claims.claim import Claim, Comparison, Trials
 
-import click
-from zoo.benchmarks.claims.masked import compare
-from zoo.benchmarks.claims.paired import Claim
+__all__ = ["CLAIM"]
 
-CLAIM = Claim(
-    name="masking_rate",
-    says="Hiding 30 % of the tokens pretrains better than hiding 15 % (arXiv 2312.17482).",
-    measure="loss at 15 % hidden, each seed",
-    ways=("30 %", "15 %"),
-)
+COMPARED = Comparison(ours="30 %", base="15 %", better="lower")
 WAYS = {"30 %": {"objective.mask_ratio": 0.3}, "15 %": {"objective.mask_ratio": 0.15}}
 
 
-@click.command()
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--steps", default=300, show_default=True, help="Of each run.")
-def command(seeds: int, steps: int) -> None:
+def trials(seeds: int, folder: Path) -> Trials:
     """30 % against 15 % masking at equal steps."""
-    compare(CLAIM, WAYS, seeds=seeds, steps=steps)
+    return masked.trials(COMPARED, WAYS, seeds, folder)
 
 
-if __name__ == "__main__":
-    command()
+CLAIM = Claim(
+    name="masking_rate",
+    paper="2312.17482",
+    says="Hiding 30 % of the tokens pretrains better than hiding 15 %.",
+    modality="code",
+    data=masked.DATA,
+    measure=masked.MEASURE,
+    comparisons=(COMPARED,),
+    seeds=3,
+    budget=180,
+    trials=trials,
+)

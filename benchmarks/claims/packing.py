@@ -1,29 +1,25 @@
 """How much of a training step packing saves (MosaicBERT, arXiv 2312.17482, unpads likewise).
 
-    python -m zoo.benchmarks.claims.packing
-
 The same encoder, weights, functions and masks, packed end to end and padded to the longest of a
 batch; forward, backward and AdamW, in real tokens per second of the processor on one thread, in
-turn. Each seed draws other batches. About two minutes.
+turn. Each seed draws other batches.
 """
 
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import click
 import torch
 from torch import Tensor, nn
-from zoo.benchmarks.claims.paired import Claim, report
+from zoo.benchmarks.claims.claim import Claim, Comparison, Trials
+from zoo.benchmarks.claims.masked import DATA
 from zoo.benchmarks.speed.code import TEXTS, Texts, pair, prepare, tokenised, updater
 from zoo.modalities.contracts import Batch
 
-CLAIM = Claim(
-    name="packing",
-    says="Without padding a step takes less: no arithmetic on tokens that are none.",
-    measure="real tokens per CPU second, each seed",
-    ways=("packed", "padded"),
-)
+__all__ = ["CLAIM", "padded"]
+
+BATCHES = 6  # of 32 functions, for each seed
 
 
 def padded(texts: Texts) -> Batch:
@@ -61,10 +57,7 @@ def update_of(form: Callable[[Texts], Batch]) -> Callable[[Texts], float]:
     return update
 
 
-@click.command()
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--batches", default=6, show_default=True, help="Of 32 functions, for each seed.")
-def command(seeds: int, batches: int) -> None:
+def trials(seeds: int, folder: Path) -> Trials:
     """Packed against padded batches of functions of the standard library."""
     torch.set_num_threads(1)
     texts, largest = tokenised(), 0.0
@@ -73,7 +66,7 @@ def command(seeds: int, batches: int) -> None:
     shares = []
     for seed in range(seeds):
         chance, (encoder, objective) = random.Random(seed), pair()
-        drawn = [prepare(chance.sample(texts, TEXTS), objective, encoder) for _ in range(batches)]
+        drawn = [prepare(chance.sample(texts, TEXTS), objective, encoder) for _ in range(BATCHES)]
         seconds = dict.fromkeys(updates, 0.0)
         for number, batch in enumerate([drawn[0], *drawn]):  # the first does not count
             found = []
@@ -92,10 +85,18 @@ def command(seeds: int, batches: int) -> None:
         "times_faster": [round(ratio, 3) for ratio in ratios],
         "largest_relative_difference_of_the_loss": largest,
     }
-    report(CLAIM, speeds, facts, keep=seeds > 2)
-    click.echo(f"times faster {facts['times_faster']}, padding {facts['share_of_padding']}")
-    click.echo(f"losses differ by at most {largest:.1e} of themselves")
+    return Trials(speeds, facts)
 
 
-if __name__ == "__main__":
-    command()
+CLAIM = Claim(
+    name="packing",
+    paper="2312.17482",
+    says="Without padding a step takes less: no arithmetic on tokens that are none.",
+    modality="code",
+    data=DATA,
+    measure="real tokens per second of the processor",
+    comparisons=(Comparison(ours="packed", base="padded"),),
+    seeds=3,
+    budget=120,
+    trials=trials,
+)

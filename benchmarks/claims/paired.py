@@ -1,36 +1,35 @@
-"""Two ways under the same seeds: their difference, with an interval that says what it is worth."""
+"""Two ways under the same seeds: the gain, with an interval that says what it is worth."""
 
-import json
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import click
 import numpy as np
-import torch
-from zoo.benchmarks.speed.timing import RESULTS
+from zoo.benchmarks.claims.claim import Comparison
 
-import zoo
-from zoo.cli.text import columns
+from zoo.probes.score import bootstrap
 
-__all__ = ["Claim", "interval", "report"]
+__all__ = ["Gain", "Verdict", "gain", "interval", "overall"]
+
+Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What a paper says, and what is measured here.
+class Gain:
+    """By how much `ours` is better than `base`, mean over seeds; below 0 it is worse.
 
     Attributes:
-        name: of the file of results.
-        says: the paper's statement, with its arXiv id.
-        measure: what each number is.
-        ways: the one that should win, and the one it is compared with.
+        mean: of the paired differences.
+        interval_95: Student's t, which the verdict goes by: resampling three or five seeds gives
+            an interval that is too narrow.
+        bootstrap_95: percentiles of resampled seeds, as papers like to state.
+        verdict: the interval lies above, below, or around what the claim needs.
     """
 
-    name: str
-    says: str
-    measure: str
-    ways: tuple[str, str]
+    mean: float
+    interval_95: tuple[float, float]
+    bootstrap_95: tuple[float, float]
+    verdict: Verdict
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -44,41 +43,28 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def report(
-    claim: Claim,
-    values: Mapping[str, Sequence[float]],
-    facts: Mapping[str, object],
-    *,
-    keep: bool = True,
-) -> None:
-    """Prints a table and the paired difference; keeps both as JSON beside the speed's figures.
-
-    Args:
-        claim: whose ways are the names of `values`.
-        values: of each way, one a seed, paired.
-        facts: further ones to keep.
-        keep: whether to write the file.
-    """
-    ours, base = (np.array(values[way]) for way in claim.ways)
-    differences = ours - base
+def gain(comparison: Comparison, values: Mapping[str, Sequence[float]]) -> Gain:
+    """What one comparison found in the paired values of every way."""
+    differences = np.subtract(values[comparison.ours], values[comparison.base])
+    if comparison.better == "lower":
+        differences = -differences
     low, high = interval(differences.tolist())
-    rows = [
-        (way, f"{np.mean(v):.4f}", "  ".join(f"{x:.4f}" for x in v)) for way, v in values.items()
-    ]
-    click.echo(f"{claim.says}\n{columns(('way', 'mean', claim.measure), rows)}")
-    click.echo(f"difference {differences.mean():+.4f} ({low:+.4f} to {high:+.4f}), paired by seed")
-    if not keep:
-        return
-    found = {
-        "zoo": zoo.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "claim": claim.says,
-        "measure": claim.measure,
-        "values": {way: [round(float(x), 5) for x in v] for way, v in values.items()},
-        "difference": round(float(differences.mean()), 5),
-        "interval_95": [round(low, 5), round(high, 5)],
-        **facts,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"claim_{claim.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    verdict: Verdict = "inconclusive"
+    if low > comparison.least:
+        verdict = "reproduced"
+    elif high < comparison.least:
+        verdict = "not reproduced"
+    return Gain(
+        mean=float(differences.mean()),
+        interval_95=(low, high),
+        bootstrap_95=bootstrap(differences.tolist()),
+        verdict=verdict,
+    )
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """A claim is reproduced if all its comparisons are, and not if one of them is not."""
+    found = set(verdicts)
+    if "not reproduced" in found:
+        return "not reproduced"
+    return "inconclusive" if "inconclusive" in found else "reproduced"

@@ -6,18 +6,15 @@ loss is masked afterwards. Forward, backward and AdamW on one thread, in turn in
 processor's clock, because others use the machine; the peak of memory in a process of its own each.
 """
 
-import multiprocessing
-import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from zoo.benchmarks.speed.timing import alternate, report
+from zoo.benchmarks.speed.updates import THREADS, Update, show_peaks, update_of
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.mae import random_order
 from zoo.registry.build import build_objective
@@ -26,7 +23,7 @@ import zoo
 
 CLIPS, FRAMES, MELS, PATCH = 4, 512, 128, 16
 DIM, DEPTH, HEADS, DECODER_DIM, DECODER_DEPTH, DECODER_HEADS = 768, 12, 12, 512, 8, 16
-TOKENS, RATIO, ROUNDS, THREADS = 256, 0.75, 3, 1
+TOKENS, RATIO, ROUNDS = 256, 0.75, 3
 
 
 class Upstream(nn.Module):
@@ -95,37 +92,12 @@ def ours() -> tuple[Callable[[Tensor, Tensor], Tensor], list[nn.Parameter]]:
 WAYS = {"upstream": upstream, "zoo": ours}
 
 
-def step(way: str, *, half: bool = False) -> Callable[[], None]:
+def step(way: str, *, half: bool = False) -> Update:
     """One update of a model made here."""
     torch.manual_seed(0)
     loss, parameters = WAYS[way]()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=way == "zoo")
     batch = torch.randn(CLIPS, 1, FRAMES, MELS), torch.rand(CLIPS, TOKENS)
-
-    def update() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            value = loss(*batch)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return update
-
-
-def peak(way: str, half: bool) -> float:
-    """Megabytes that a process reaches in two updates, above those it has with its imports."""
-    torch.set_num_threads(THREADS)
-    begins = _megabytes("VmRSS")
-    update = step(way, half=half)
-    update()
-    update()
-    return _megabytes("VmHWM") - begins
-
-
-def _megabytes(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    return update_of(loss, parameters, batch, half=half, fused=True if way == "zoo" else None)
 
 
 def main() -> None:
@@ -136,13 +108,11 @@ def main() -> None:
         for half in (False, True)
         for way in WAYS
     }
-    work = {name: step(way, half=half) for name, (way, half) in candidates.items()}
+    makes = {name: partial(step, way, half=half) for name, (way, half) in candidates.items()}
+    work = {name: make() for name, make in makes.items()}
     report("audio_step", alternate(work, ROUNDS, time.process_time), base="upstream float32")
     del work
-    spawn = multiprocessing.get_context("spawn")
-    for name, (way, half) in candidates.items():
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            print(f"{name:<34} {pool.submit(peak, way, half).result():>10.0f} MB")
+    show_peaks(makes)
 
 
 if __name__ == "__main__":

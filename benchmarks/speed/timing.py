@@ -9,9 +9,10 @@ from pathlib import Path
 
 import zoo
 
-__all__ = ["alternate", "report"]
+__all__ = ["RESULTS", "alternate", "report"]
 
-RESULTS = Path(__file__).parent.parent / "results"
+_BESIDE = Path(__file__).parent.parent / "results"
+RESULTS = _BESIDE if _BESIDE.is_dir() else Path("results")  # installed code is no place to write to
 
 
 def alternate(

@@ -8,19 +8,16 @@ thread, in turn in one process, by the processor's clock, because others use the
 of memory in a process of its own each.
 """
 
-import multiprocessing
-import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from zoo.benchmarks.speed.timing import alternate, report
+from zoo.benchmarks.speed.updates import THREADS, Update, show_peaks, update_of
 from zoo.modalities.patch_vit import patchify
 from zoo.modalities.positions import sincos_positions
 from zoo.registry.build import build_objective
@@ -29,7 +26,7 @@ import zoo
 
 IMAGES, SIZE, PATCH, TOKENS, VISIBLE = 8, 224, 16, 196, 49
 DIM, DEPTH, HEADS, DECODER_DIM, DECODER_DEPTH, DECODER_HEADS = 768, 12, 12, 512, 8, 16
-ROUNDS, THREADS = 2, 1
+ROUNDS = 5
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -119,10 +116,8 @@ def ours() -> tuple[Loss, list[nn.Parameter], dict[str, Tensor]]:
 WAYS = {"official": Official, "lightly": Lightly, "zoo": None}
 
 
-def step(
-    way: str, *, half: bool = False, weights: dict[str, Tensor] | None = None
-) -> Callable[[], float]:
-    """One update of a model made here, which returns the loss before it."""
+def step(way: str, *, half: bool = False, weights: dict[str, Tensor] | None = None) -> Update:
+    """One update of a model made here."""
     loss: Loss
     if kind := WAYS[way]:
         model = kind()
@@ -130,36 +125,11 @@ def step(
         loss, parameters = model, [*model.parameters()]
     else:
         loss, parameters, _ = ours()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True if way == "zoo" else None)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator)
     noise = torch.rand(IMAGES, TOKENS, generator=generator)
-
-    def update() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            value = loss(image, noise)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return value.item()
-
-    return update
-
-
-def peak(way: str, half: bool) -> float:
-    """Megabytes that a process reaches in two updates, model included, above its imports."""
-    torch.set_num_threads(THREADS)
-    begins = _megabytes("VmRSS")
-    update = step(way, half=half)
-    update()
-    update()
-    return _megabytes("VmHWM") - begins
-
-
-def _megabytes(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    fused = True if way == "zoo" else None
+    return update_of(loss, parameters, (image, noise), half=half, fused=fused)
 
 
 def main() -> None:
@@ -171,10 +141,7 @@ def main() -> None:
         "zoo float32": ("zoo", False),
         "zoo bfloat16": ("zoo", True),
     }
-    spawn = multiprocessing.get_context("spawn")
-    for name, (way, half) in candidates.items():
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            print(f"{name:<34} {pool.submit(peak, way, half).result():>10.0f} MB")
+    show_peaks({n: partial(step, way, half=half) for n, (way, half) in candidates.items()})
     weights = {name: value.clone() for name, value in ours()[2].items()}
     work = {name: step(way, half=half, weights=weights) for name, (way, half) in candidates.items()}
     for name, update in work.items():

@@ -10,16 +10,15 @@ its own, for the peak of its memory.
 
 import importlib
 import multiprocessing
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from zoo.benchmarks.speed.timing import alternate, report
+from zoo.benchmarks.speed.updates import THREADS, megabytes
 from zoo.modalities.contracts import Batch
 from zoo.modalities.volume.merging import LegacyPatchMerging
 from zoo.modalities.volume.preprocess import VolumePreprocessConfig
@@ -30,7 +29,7 @@ from zoo.objectives.volume_crops import base_starts, cut, random_starts
 SHAPE, ROI = (192, 192, 64), 64
 STEP_SHAPE, VOLUMES = (128, 128, 64), 2  # upstream needs 17 GB for two of the full shape
 CONFIG = Swin3DConfig(feature_size=3, merging="legacy")
-ROUNDS, STEP_ROUNDS, THREADS = 20, 2, 1
+ROUNDS, STEP_ROUNDS = 20, 2
 STEPS = ("upstream", "zoo", "zoo micro_batch=2")
 
 
@@ -94,17 +93,11 @@ def results(way: str) -> tuple[float, float, dict[str, float], float]:
     """Loss, seconds, norms of the gradients and megabytes above those it has with its imports."""
     torch.set_num_threads(THREADS)
     run, encoder = step(way)
-    begins, began = _megabytes("VmRSS"), time.process_time()
+    begins, began = megabytes("VmRSS"), time.process_time()
     loss = run().item()
     seconds = time.process_time() - began
     norms = {n: p.grad.norm().item() for n, p in encoder.named_parameters() if p.grad is not None}
-    return loss, seconds, norms, _megabytes("VmHWM") - begins
-
-
-def _megabytes(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    return loss, seconds, norms, megabytes("VmHWM") - begins
 
 
 def monai_crops() -> Callable[[], object]:

@@ -22,19 +22,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
-import torch
+from zoo.benchmarks.tables import models
 from zoo.benchmarks.tables.birdset_data import BirdSet, download
+from zoo.benchmarks.tables.options import source_option, table_options
 from zoo.modalities.audio.preprocess import AudioPreprocess
 from zoo.modalities.contracts import Encoder
 from zoo.registry.catalogue import find, is_folder
 from zoo.registry.schema import override
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import UsageError
 from zoo.evaluation import Kind
 from zoo.files import cache_folder, write_atomic
 from zoo.probes.score import Score, mean_score
+from zoo.text import columns
 
 __all__ = ["LINES", "TASKS", "Line", "measure", "published"]
 
@@ -108,12 +109,9 @@ def published(model: str, task: str, line: str) -> str:
 
     In a card: dataset "BirdSet HSN", the line's name as protocol, metric "cmAP", per cent.
     """
-    if model in zoo.list_models():
-        card = zoo.card(model)
-        for result in card.results:
-            where = (result.size, result.dataset, result.protocol, result.metric)
-            if where == (card.size_of(model), f"BirdSet {task}", line, "cmAP"):
-                return f"{result.value:g}"
+    known = models.published(model, f"BirdSet {task}", "cmAP")
+    if line in known:
+        return f"{known[line]:g}"
     value = _SECONDARY.get((model, line), {}).get(task)
     return "-" if value is None else f"{value:g}*"
 
@@ -142,11 +140,7 @@ def measure(
 
 def _load(model: str, weights: Path | None) -> Encoder:
     """The encoder, as fine-tuning wants it: it is in eval mode where it is frozen."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if is_folder(model):
-        encoder = zoo.load(model, device=device)
-    else:
-        encoder = zoo.load(model, weights=weights, device=device, drop_path=0.1)
+    encoder = models.load(model, weights, drop_path=0.1)
     if not isinstance(encoder.preprocess, AudioPreprocess):
         raise UsageError(f"{model}: BirdSet needs an encoder of audio clips")
     config = encoder.preprocess.config
@@ -176,14 +170,10 @@ def _cells(line: Line, score: Score, expected: str) -> list[str]:
 
 
 @click.command()
-@click.argument("model")
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
+@table_options
+@source_option("A copy, instead of the Hub.", required=False)
 @click.option("--task", type=click.Choice([*TASKS]), default=["HSN"], multiple=True)
-@click.option("--line", "lines", multiple=True, help="Only lines that begin with this.")
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--source", type=click.Path(path_type=Path), help="A copy, instead of the Hub.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers.")
 def command(
     model: str,
     changes: tuple[str, ...],

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from zoo.benchmarks.tables.volumes import Case, Table, constants, load, table_options, write_cases
+from zoo.benchmarks.tables.options import source_option, table_options
+from zoo.benchmarks.tables.volumes import Case, Table, constants, load, write_cases
 from zoo.modalities.contracts import Encoder
 from zoo.modalities.volume.swin import Swin3D
 from zoo.registry.schema import override
@@ -73,6 +74,7 @@ def _recipe(encoder: Encoder, changes: Mapping[str, object]) -> dict[str, object
 
 @click.command()
 @table_options
+@source_option()
 @click.option("--sequences", default=",".join(SEQUENCES), show_default=True, help="For a name.")
 @click.option("--fold", type=click.IntRange(0, FOLDS - 1), default=0, show_default=True)
 def command(

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import cast
 
 import click
-from zoo.benchmarks.tables.volumes import Case, Table, constants, load, table_options, write_cases
-from zoo.registry.catalogue import find, is_folder
+from zoo.benchmarks.tables.models import published
+from zoo.benchmarks.tables.options import source_option, table_options
+from zoo.benchmarks.tables.volumes import Case, Table, constants, load, write_cases
 from zoo.registry.schema import override
 
-import zoo
 from zoo.errors import UsageError
 from zoo.files import cache_folder
 
-__all__ = ["ORGANS", "cases", "command", "published"]
+__all__ = ["ORGANS", "cases", "command", "expected"]
 
 ORGANS = (
     *("spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach"),
@@ -42,16 +42,11 @@ PEERS = {"SwinUNETR-SSL": 82.58, "Universal": 83.74, "UniMiSS": 81.85, "SuPreM":
 SCRATCH = 82.79
 
 
-def published(model: str) -> dict[str, str]:
+def expected(model: str) -> dict[str, str]:
     """Line -> mean Dice in per cent: of a model that the card has a result of, and from scratch."""
-    found = {}
-    if not is_folder(model):
-        card, name = zoo.card(model), find(model)[0].name
-        size = card.size_of(name)
-        for result in card.results:
-            if (result.size, result.dataset, result.metric) == (size, "BTCV", "Dice %"):
-                found = {"fine-tuned": f"{result.value:g}%", "from scratch": f"{SCRATCH:g}%"}
-    return found
+    for value in published(model, "BTCV", "Dice %").values():
+        return {"fine-tuned": f"{value:g}%", "from scratch": f"{SCRATCH:g}%"}
+    return {}
 
 
 def cases(source: Path, split: str) -> list[Case]:
@@ -76,6 +71,7 @@ def cases(source: Path, split: str) -> list[Case]:
 
 @click.command()
 @table_options
+@source_option()
 @click.option("--seeds", default=1, show_default=True)
 def command(
     model: str,
@@ -97,15 +93,15 @@ def command(
     shards = {name: write_cases(some, folder / name, spacing) for name, some in found.items()}
     counts = ", ".join(f"{len(some)} {split}" for split, some in found.items())
     click.echo(f"BTCV from {source}: {counts} (published: 24 and 6)")
-    expected = published(model)
+    known = expected(model)
     peers = ", ".join(f"{name} {value:g}%" for name, value in PEERS.items())
     Table(
         structures={organ: (number,) for number, organ in enumerate(ORGANS, start=1)},
         train=shards["training"],
         test=shards["validation"],
         recipe=override({}, changes),
-        expected=expected,
-        notes=[f"published of others with this network: {peers}"] if expected else [],
+        expected=known,
+        notes=[f"published of others with this network: {peers}"] if known else [],
     ).run(model, encoder, lines, seeds, out)
 
 

@@ -22,7 +22,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
-from zoo.benchmarks.tables.images import Line, Table, place_of, published
+from zoo.benchmarks.tables.images import Line, Table, place_of
+from zoo.benchmarks.tables.models import published
+from zoo.benchmarks.tables.options import source_option, table_options
 from zoo.registry.schema import override
 
 import zoo
@@ -111,19 +113,15 @@ def _findings(source: Path) -> dict[str, list[int]]:
 
 
 @click.command()
-@click.argument("model")
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
-@click.option("--source", type=click.Path(path_type=Path), required=True, help="Its folder.")
-@click.option("--line", "names", multiple=True, help="Only lines that begin with this.")
+@table_options
+@source_option()
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers.")
 def command(
     model: str,
     changes: tuple[str, ...],
     weights: Path | None,
     source: Path,
-    names: tuple[str, ...],
+    lines: tuple[str, ...],
     seeds: int,
     out: Path | None,
 ) -> None:
@@ -145,7 +143,7 @@ def command(
         expected=expected,
         changes=override({}, changes),
         notes=peers if expected else [],
-    ).run(model, weights, names, seeds, out)
+    ).run(model, weights, lines, seeds, out)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from typing import IO, cast
 
 import click
 import numpy as np
+from zoo.benchmarks.tables.options import model_options
 from zoo.modalities.code.preprocess import CodePreprocess
 from zoo.modalities.contracts import Encoder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import DataError, UsageError
 from zoo.probes.search import cosine, reciprocal_ranks
+from zoo.text import columns
 
 __all__ = ["LANGUAGES", "PUBLISHED", "Split", "command", "measure", "read_split"]
 
@@ -146,8 +147,7 @@ def _joined(row: Mapping[str, object], name: str, where: str) -> str:
 
 
 @click.command()
-@click.argument("model")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
+@model_options
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="See above.")
 @click.option("--language", type=click.Choice(LANGUAGES), default=LANGUAGES, multiple=True)
 def command(model: str, weights: Path | None, data: Path, language: tuple[str, ...]) -> None:

@@ -17,17 +17,18 @@ from typing import Literal
 
 import click
 import numpy as np
+from zoo.benchmarks.tables.options import model_options
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.contracts import Encoder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.data.building.build import write_shards
 from zoo.data.shard.write import MANIFEST
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
 from zoo.files import cache_folder, sha256_of
 from zoo.probes.score import Labels, Score
+from zoo.text import columns
 
 __all__ = ["PUBLISHED", "TASKS", "Task", "command", "examples", "measure", "shards_of", "value"]
 
@@ -160,8 +161,7 @@ def value(score: Score, dev: Path, task: Task) -> float:
 
 
 @click.command()
-@click.argument("model")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
+@model_options
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The GLUE folder.")
 @click.option("--task", type=click.Choice([*TASKS]), default=[*TASKS], multiple=True)
 @click.option("--kind", type=click.Choice(["linear", "finetune"]), default="finetune")

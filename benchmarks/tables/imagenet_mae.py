@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from zoo.benchmarks.tables.images import Line, Table, place_of, published, size_of
+from zoo.benchmarks.tables.images import Line, Table, place_of
+from zoo.benchmarks.tables.models import published, size_of
+from zoo.benchmarks.tables.options import source_option, table_options
 from zoo.registry.schema import override
 
 from zoo.data.building.build import build_shards
@@ -26,7 +28,7 @@ from zoo.data.shard.write import MANIFEST
 from zoo.data.shards import ShardSet
 from zoo.errors import UsageError
 
-__all__ = ["command", "lines"]
+__all__ = ["command", "lines_of"]
 
 NAME, COUNTS = "ImageNet-1k", {"train": 1_281_167, "val": 50_000}
 _FREE = float("inf")  # gradients are not clipped
@@ -35,7 +37,7 @@ _SIZES = {"large": (0.75, 0.2, 50, 1e-3), "huge": (0.75, 0.3, 50, 1e-3)}
 _BASE = (0.65, 0.1, 100, 5e-4)
 
 
-def lines(size: str) -> tuple[Line, ...]:
+def lines_of(size: str) -> tuple[Line, ...]:
     """The table's lines for a size of the card."""
     decay, drop_path, epochs, base_lr = _SIZES.get(size, _BASE)
     tuned: Mapping[str, object] = {
@@ -74,19 +76,15 @@ def shards(source: Path, split: str) -> Path:
 
 
 @click.command()
-@click.argument("model")
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name.")
-@click.option("--source", type=click.Path(path_type=Path), required=True, help="ImageNet's folder.")
-@click.option("--line", "names", multiple=True, help="Only lines that begin with this.")
+@table_options
+@source_option()
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers.")
 def command(
     model: str,
     changes: tuple[str, ...],
     weights: Path | None,
     source: Path,
-    names: tuple[str, ...],
+    lines: tuple[str, ...],
     seeds: int,
     out: Path | None,
 ) -> None:
@@ -100,11 +98,11 @@ def command(
     Table(
         train=found["train"],
         test=found["val"],
-        lines=lines(size_of(model)),
+        lines=lines_of(size_of(model)),
         metric="accuracy",
         expected=published(model, NAME, "accuracy@1"),
         changes=override({}, changes),
-    ).run(model, weights, names, seeds, out)
+    ).run(model, weights, lines, seeds, out)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 import click
 import numpy as np
-import torch
+from zoo.benchmarks.tables.models import load
 from zoo.modalities.contracts import Encoder
 from zoo.registry.build import encoder_spec
-from zoo.registry.catalogue import find, is_folder
+from zoo.registry.catalogue import is_folder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import UsageError
 from zoo.evaluation import Kind
 from zoo.files import cache_folder, write_atomic
 from zoo.probes.score import Score
+from zoo.text import columns
 
-__all__ = ["Line", "Table", "place_of", "published", "size_of"]
+__all__ = ["Line", "Table", "place_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,24 +32,6 @@ class Line:
     kind: Kind
     options: Mapping[str, object] = field(default_factory=dict)
     encoder: Mapping[str, object] = field(default_factory=dict)
-
-
-def published(model: str, dataset: str, metric: str) -> dict[str, float]:
-    """Protocol -> number in per cent, of a model of the catalogue; of anything else none."""
-    if is_folder(model):
-        return {}
-    card = zoo.card(model)
-    size = card.size_of(find(model)[0].name)
-    return {
-        result.protocol: result.value
-        for result in card.results
-        if (result.size, result.dataset, result.metric) == (size, dataset, metric)
-    }
-
-
-def size_of(model: str) -> str:
-    """The size of a model of the catalogue, "" of anything else: recipes differ by it."""
-    return "" if is_folder(model) else zoo.card(model).size_of(find(model)[0].name)
 
 
 def place_of(source: Path, name: str) -> Path:
@@ -124,16 +106,10 @@ class Table:
 
 
 def _load(model: str, weights: Path | None, line: Line) -> Encoder:
-    """The encoder as a line wants it, on the GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if is_folder(model):
-        encoder = zoo.load(model, device=device)
-    else:
-        known = encoder_spec(model, {}).encoder
-        changes: dict[str, Any] = {
-            name: value for name, value in line.encoder.items() if name in known
-        }
-        encoder = zoo.load(model, weights=weights, device=device, **changes)
+    """The encoder as a line wants it."""
+    known = {} if is_folder(model) else encoder_spec(model, {}).encoder
+    changes: dict[str, Any] = {k: v for k, v in line.encoder.items() if k in known}
+    encoder = load(model, weights, **changes)
     if encoder.modality != "vision":
         raise UsageError(f"{model}: this table needs an encoder of images")
     return encoder

@@ -15,19 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import datasets
 from sklearn.model_selection import KFold, StratifiedKFold
 from zoo.modalities.tabular.read import read_table, strings
 from zoo.modalities.tabular.table import Cells, Table
 
+from zoo.tabular.sources import labelled
+
 __all__ = [
     "LABELS",
-    "SETS",
     "Dataset",
     "Split",
     "draws",
     "drop_order",
-    "generated",
     "hidden_cells",
     "load",
     "mixed_view",
@@ -36,7 +35,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-SETS = ("breast_cancer", "wine", "iris", "digits", "diabetes")
 LABELS = (10, 20, 50)
 _LEVELS = ("very low", "low", "medium", "high", "very high")
 _EMPTIED = 0.08  # of the cells of the mixed view
@@ -49,7 +47,7 @@ class Dataset:
     name: str
     x: Floats
     y: Floats
-    names: list[str]
+    table: Table  # the features, by their names
     stored: Mapping[str, Any] = field(default_factory=dict)
     mixed: Path | None = None  # the stored mixed view
 
@@ -59,9 +57,9 @@ class Dataset:
         return self.name == "diabetes"
 
     @property
-    def table(self) -> Table:
-        """The features, by their names."""
-        return read_table(dict(zip(self.names, self.x.T.tolist(), strict=True)))
+    def names(self) -> list[str]:
+        """Of the features."""
+        return self.table.names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,9 @@ class Split:
 
 def load(name: str, golden: Path | None) -> Dataset:
     """One of scikit-learn's sets, unscaled, with what the folder `golden` stores of it."""
-    options = {"scaled": False} if name == "diabetes" else {}
-    found = getattr(datasets, f"load_{name}")(**options)
-    names = [str(n) for n in found.feature_names]
-    data = Dataset(name, found.data.astype(float), found.target.astype(float), names)
+    table, targets = labelled(name)
+    x = np.array([cells.numbers for cells in table.cells]).T.copy()
+    data = Dataset(name, x, targets, table)
     path = golden / f"cv_{name}.json" if golden else None
     if path is None or not path.exists():
         return data
@@ -169,19 +166,3 @@ def mixed_view(data: Dataset) -> Table:
         for column, values in zip(table.columns, cells, strict=True)
     )
     return Table(columns, tuple(cells), table.rows)
-
-
-def generated(count: int, *, rows: int = 256) -> dict[str, Table]:
-    """Tables of a few hidden factors and noise, whose columns have meaningless names."""
-    generator = np.random.default_rng(0)
-    tables = {}
-    for i in range(count):
-        width = int(generator.integers(4, 33))
-        factors = int(generator.integers(1, min(6, width) + 1))
-        loadings = generator.normal(size=(factors, width)) / factors**0.5
-        noise = generator.uniform(0.2, 1.0) * generator.normal(size=(rows, width))
-        x = generator.normal(size=(rows, factors)) @ loadings + noise
-        letters = generator.integers(ord("a"), ord("z") + 1, (width, 4))
-        names = dict.fromkeys("".join(map(chr, word)) for word in letters.tolist())
-        tables[f"generated {i}"] = read_table(dict(zip(names, x.T.tolist(), strict=False)))
-    return tables

@@ -34,12 +34,10 @@ from sklearn.svm import SVC, SVR
 from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, Row, ranks
 from zoo.benchmarks.tables.sklearn_sets import (
     LABELS,
-    SETS,
     Dataset,
     Split,
     draws,
     drop_order,
-    generated,
     hidden_cells,
     load,
     mixed_view,
@@ -51,6 +49,7 @@ from zoo.modalities.tabular.table import Cells, Table
 import zoo
 from zoo.tabular import Classifier, Imputer, Regressor, pretrain_tables
 from zoo.tabular.raw import RowFeatures, beside
+from zoo.tabular.sources import REAL, generated, real
 
 __all__ = ["main", "probe"]
 
@@ -58,7 +57,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 RESULTS = Path(__file__).parent.parent / "results" / "tabular_bars.jsonl"
 _DRAWS = 20
-_GENERATED = 24  # tables beside the real ones that transfer pretrains on
 _PEERS = {  # package.module:class, `Classifier` or `Regressor` follows
     "random_forest": "sklearn.ensemble:RandomForest",
     "extra_trees": "sklearn.ensemble:ExtraTrees",
@@ -241,8 +239,8 @@ def _as_codes(cells: Cells) -> Floats:
 @cache
 def _elsewhere(name: str, steps: int) -> UniTabE:
     """Pretrained on the other four sets and on generated tables."""
-    others = {other: load(other, None).table for other in SETS if other != name}
-    return pretrained(others | generated(_GENERATED), steps, 0)
+    others = real(other for other in REAL if other != name)
+    return pretrained(others | generated(), steps, 0)
 
 
 def transfer(split: Split, steps: int) -> dict[str, float]:
@@ -286,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--golden", type=Path, help="folder of the stored splits and baselines")
     parser.add_argument("--bar", nargs="+", default=[*BARS], choices=[*BARS])
-    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=REAL, choices=REAL)
     parser.add_argument("--splits", type=int, default=10, help="of the 10, from the first on")
     parser.add_argument("--steps", type=int, default=600, help="of pretraining")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the lines of JSON")

@@ -2,23 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from zoo.benchmarks.tables import models
 from zoo.modalities.contracts import Encoder
 from zoo.modalities.volume.codec import VolumeCodec
 from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessConfig
-from zoo.registry.catalogue import is_folder
 from zoo.registry.schema import read
 
 import zoo
-from zoo.cli.text import columns
 from zoo.data.shard.write import MANIFEST
 from zoo.errors import DataError, UsageError
 from zoo.files import write_atomic
@@ -26,10 +23,10 @@ from zoo.probes.heads import seeded
 from zoo.probes.score import bootstrap
 from zoo.probes.segmentation import DiceScore, SegmentationRecipe, probe_segmentation
 from zoo.probes.volumes import Structures
+from zoo.text import columns
 
-__all__ = ["LINES", "Case", "Table", "constants", "load", "table_options", "write_cases"]
+__all__ = ["LINES", "Case", "Table", "constants", "load", "write_cases"]
 
-F = TypeVar("F", bound=Callable[..., None])
 LINES = ("fine-tuned", "frozen encoder", "from scratch")
 
 
@@ -39,24 +36,6 @@ class Case:
 
     key: str
     files: Mapping[str, Path]
-
-
-def table_options(command: F) -> F:
-    """MODEL, KEY=VALUE and the options that every table has."""
-    for option in (
-        click.option("--out", type=click.Path(path_type=Path), help="A JSON file for all numbers."),
-        click.option("--line", "lines", multiple=True, help="Only lines that begin with this."),
-        click.option(
-            "--source", type=click.Path(path_type=Path), required=True, help="The data's folder."
-        ),
-        click.option(
-            "--weights", type=click.Path(path_type=Path), help="A file, for a catalogue name."
-        ),
-        click.argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.argument("model"),
-    ):
-        command = option(command)
-    return command
 
 
 def write_cases(cases: Sequence[Case], folder: Path, spacing: tuple[float, float, float]) -> Path:
@@ -96,7 +75,7 @@ def _members(cases: Iterable[Case], codec: VolumeCodec) -> Iterator[tuple[str, d
 def load(
     model: str, weights: Path | None, preprocess: Mapping[str, object] | None = None
 ) -> Encoder:
-    """An encoder of volumes, on the GPU where there is one.
+    """An encoder of volumes, as `zoo.benchmarks.tables.models.load` gives it.
 
     Args:
         model: a name of the catalogue, or a run or export folder.
@@ -106,11 +85,7 @@ def load(
     Raises:
         UsageError: it is no encoder of volumes.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if is_folder(model):
-        encoder = zoo.load(model, device=device)
-    else:
-        encoder = zoo.load(model, weights=weights, device=device, preprocess=preprocess)
+    encoder = models.load(model, weights, preprocess)
     constants(encoder)
     return encoder
 

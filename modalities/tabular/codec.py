@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
 from zoo.modalities.contracts import Buffer, Codec, Sample
 from zoo.modalities.members import find_member
@@ -27,7 +28,10 @@ _KINDS = ("number", "boolean", "category", "text")
 
 
 class TabularCodec(Codec):
-    """{"table": Table} <-> arrow."""
+    """{"table": Table, "facts": dict, "label": int, "text": str} <-> arrow, json, cls, txt.
+
+    A label is of a table of one row.
+    """
 
     def __init__(self, compression: Literal["zstd", "lz4"] | None = None) -> None:
         self.compression = compression
@@ -45,10 +49,16 @@ class TabularCodec(Codec):
         options = pa.ipc.IpcWriteOptions(compression=self.compression)
         with pa.ipc.new_stream(sink, block.schema, options=options) as writer:
             writer.write_table(block)
-        return {"arrow": sink.getvalue().to_pybytes()}
+        return {"arrow": sink.getvalue().to_pybytes(), **encode_beside(raw)}
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"table": Table}; a block of another writer is read with inferred kinds."""
+        """{"table": Table} and the rest; a block of another writer is read with inferred kinds."""
+        table, beside = self._table(members), decode_beside(members)
+        if "label" in beside and table.rows != 1:
+            raise DataError(f"a label (a cls member) is of one row, this block has {table.rows}")
+        return {"table": table, **beside}
+
+    def _table(self, members: Mapping[str, Buffer]) -> Table:
         _, data = find_member(members, ("arrow",), what="table")
         check_size("arrow member", len(data), MAX_BYTES)
         pa = import_arrow()
@@ -62,13 +72,13 @@ class TabularCodec(Codec):
             block.validate()
             facts = (block.schema.metadata or {}).get(_KEY)
             if facts is None:
-                return {"table": read_table(block)}
+                return read_table(block)
             columns = tuple(_column(row) for row in json.loads(facts))
             if [column.name for column in columns] != block.column_names:
                 raise DataError("the columns of an arrow member are not those of its metadata")
             cells = tuple(next(cells_of(c.name, block.column(i)))[1] for i, c in enumerate(columns))
             _check(columns, cells)
-        return {"table": Table(columns, cells, block.num_rows)}
+        return Table(columns, cells, block.num_rows)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Rows, columns, and the share of missing cells."""

@@ -17,19 +17,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
-from zoo.modalities.contracts import Batch, Features, Tokens, to_device
+from zoo.modalities.contracts import Batch, Features, Tokens
 from zoo.modalities.packing import Packed
-from zoo.modalities.progress import batch_starts
-from zoo.modalities.tables import TableEncoder
+from zoo.modalities.tables import PieceEncoder
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
-from zoo.modalities.tabular.read import read_table
-from zoo.modalities.tabular.table import Column, Table
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.words import Words
 
 __all__ = ["PostNormBlock", "TabUnit", "UniTabE", "UniTabEConfig", "WordEmbedding"]
@@ -57,6 +54,9 @@ class UniTabEConfig:
     sigma: float = 0.1  # periodic, plr: spread of the frequencies
     order: Literal["added", "rolled"] = "added"  # how a piece shows its place: sinusoid, or rolled
     pool: Literal["cls", "mean"] = "cls"
+    # Of words before their norm, of what attention and MLP add, and inside the MLP.
+    # DEVIATION: none of attention weights, which the kernels for packed rows do not know.
+    dropout: float = 0.0
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -64,6 +64,8 @@ class UniTabEConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
         if self.embed_dim % 2:
             raise ValueError(f"embed_dim {self.embed_dim} must be even")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class WordEmbedding(nn.Module):
@@ -73,9 +75,12 @@ class WordEmbedding(nn.Module):
     binds a piece to its place also in a mean over pieces (Sahlgren et al. 2008).
     """
 
-    def __init__(self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False) -> None:
+    def __init__(
+        self, vocab_size: int, dim: int, *, eps: float, rolled: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.rolled = rolled
+        self.dropout = nn.Dropout(dropout)
         self.table = nn.Embedding(vocab_size, dim, _weight=torch.empty(vocab_size, dim))
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.dim = dim
@@ -85,10 +90,10 @@ class WordEmbedding(nn.Module):
         x = self.table(ids) * self.dim**0.5
         length = ids.shape[-1]
         if not self.rolled:
-            return self.norm(x + sinusoid(length, self.dim).to(x))
+            return self.norm(self.dropout(x + sinusoid(length, self.dim).to(x)))
         places = torch.arange(self.dim, device=x.device)
         shifted = (places - torch.arange(length, device=x.device)[:, None]) % self.dim
-        out: Tensor = self.norm(x).take_along_dim(shifted.unsqueeze(0), -1)
+        out: Tensor = self.norm(self.dropout(x)).take_along_dim(shifted.unsqueeze(0), -1)
         return out
 
 
@@ -110,8 +115,13 @@ class TabUnit(nn.Module):
     def __init__(self, config: UniTabEConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        rolled = config.order == "rolled"
-        self.words = WordEmbedding(config.vocab_size, dim, eps=config.norm_eps, rolled=rolled)
+        self.words = WordEmbedding(
+            config.vocab_size,
+            dim,
+            eps=config.norm_eps,
+            rolled=config.order == "rolled",
+            dropout=config.dropout,
+        )
         self.types = nn.Embedding(config.types, dim)
         self.fuse = _gate(dim, config.dim)
         self.link = _gate(dim, config.dim)
@@ -156,8 +166,9 @@ def mean_pieces(x: Tensor, ids: Tensor) -> Tensor:
 class PostNormBlock(nn.Module):
     """norm(x + attention(x)), then norm(x + mlp(x)), with a ReLU inside the mlp."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, *, eps: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, *, eps: float, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.attn = Attention(dim, heads)
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.fc1 = nn.Linear(dim, hidden)
@@ -166,17 +177,17 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = self.norm1(x + self.attn(x, attend))
-        return self.norm2(x + self.fc2(self.fc1(x).relu()))
+        x = self.norm1(x + self.dropout(self.attn(x, attend)))
+        hidden = self.dropout(self.fc1(x).relu())
+        return self.norm2(x + self.dropout(self.fc2(hidden)))
 
 
-class UniTabE(TableEncoder):
+class UniTabE(RowEncoder, PieceEncoder):
     """Cells -> TabUnit -> post-norm transformer; rows of different tables packed end to end.
 
     A batch is what `TabularPreprocess` describes.
     """
 
-    modality = "tabular"
     config_class = UniTabEConfig
     preprocess_class = TabularPreprocessConfig
     num_prefix_tokens = 1
@@ -196,7 +207,13 @@ class UniTabE(TableEncoder):
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
         self.embed_to_dim = nn.Linear(config.embed_dim, config.dim)
         self.blocks = nn.ModuleList(
-            PostNormBlock(config.dim, config.heads, config.hidden, eps=config.norm_eps)
+            PostNormBlock(
+                config.dim,
+                config.heads,
+                config.hidden,
+                eps=config.norm_eps,
+                dropout=config.dropout,
+            )
             for _ in range(config.depth)
         )
         if not self.cls_token.is_meta:
@@ -301,43 +318,6 @@ class UniTabE(TableEncoder):
         body[_heads(encoded.lengths)] = False
         tokens = encoded.x[:, body.to(encoded.x.device)]
         return Features(tokens=tokens, pooled=self.pool(encoded), lengths=encoded.lengths - 1)
-
-    @torch.inference_mode()
-    def embed(
-        self,
-        inputs: object,
-        *,
-        batch_size: int = 256,
-        progress: bool | None = None,
-        columns: tuple[Column, ...] | None = None,
-    ) -> np.ndarray:
-        """Pooled features of the rows of a table.
-
-        Args:
-            inputs: what `read_table` takes.
-            batch_size: rows that go through the encoder together.
-            progress: a bar on the terminal; by default for more than one batch on a terminal.
-            columns: statistics of the table that a model was fitted on; the rows' own by default.
-
-        Returns:
-            (rows, dim) float32.
-        """
-        table = read_table(inputs)
-        table = table if columns is None else table.like(columns)
-        out = np.empty((table.rows, self.dim), np.float32)
-        was_training = self.training
-        self.eval()
-        try:
-            for start in batch_starts(table.rows, batch_size, progress):
-                part = slice(start, start + batch_size)
-                out[part] = self._embed(table.take(np.arange(table.rows)[part]))
-        finally:
-            self.train(was_training)
-        return out
-
-    def _embed(self, table: Table) -> np.ndarray:
-        batch = self.preprocess.collate([self.preprocess(table)])
-        return self(to_device(batch, self.cls_token.device)).pooled.float().cpu().numpy()
 
 
 def _heads(lengths: Tensor) -> Tensor:

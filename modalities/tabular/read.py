@@ -21,7 +21,7 @@ from zoo.errors import DataError, UsageError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["EXACT", "import_arrow", "objects", "read_table", "strings"]
+__all__ = ["EXACT", "import_arrow", "is_gap", "objects", "read_table", "strings"]
 
 Infinities = Literal["error", "missing"]
 EXACT = 1 << 53  # the largest range of whole numbers that a float64 holds exactly
@@ -123,7 +123,7 @@ def _checked(table: Table, infinities: Infinities) -> Table:
         said = ", ".join(f"{name!r} ({count})" for name, count in bad.items())
         raise DataError(
             f"infinity in columns {said}: clean them, or take them for missing cells with "
-            "infinities='missing'"
+            "read_table(rows, infinities='missing')"
         )
     pairs = zip(table.names, cells, strict=True)
     empty = [name for name, column in pairs if table.rows and column.missing.all()]
@@ -164,7 +164,7 @@ def objects(values: Sequence[object], name: str = "") -> Cells:
             texts[i] = str(int(value))
         elif isinstance(value, int | float | np.integer | np.floating):
             numbers[i] = float(value)
-        elif value is not None and value == value and str(value) not in ("NaT", "<NA>"):
+        elif not is_gap(value):
             texts[i] = str(value)
     found = strings(texts)
     if not found.levels:
@@ -173,6 +173,13 @@ def objects(values: Sequence[object], name: str = "") -> Cells:
         return found
     _warn(f"column {name!r} mixes numbers and text: numbers stay numbers, the rest is text")
     return Cells(numbers, found.codes, found.levels)
+
+
+def is_gap(value: object) -> bool:
+    """Whether a Python object stands for nothing: None, NaN, pandas' NaT or NA; never a text."""
+    if value is None or isinstance(value, str):
+        return value is None
+    return str(value) in ("NaT", "<NA>") or value != value
 
 
 def _from_array(array: NDArray[np.generic]) -> tuple[list[str], list[Cells]]:

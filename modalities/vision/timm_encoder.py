@@ -7,11 +7,13 @@ Notation: B images, C channels, S side, H and W of the last feature map, N = H *
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 from zoo.modalities.contracts import Batch, Features, UniformEncoder
+from zoo.modalities.vision.buffers import fill_buffers
 from zoo.modalities.vision.pixels import normalized, register_statistics
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 
@@ -56,12 +58,7 @@ class TimmEncoder(UniformEncoder):
         """Pixel statistics, and what timm computes and keeps in no file."""
         device = next(self.parameters()).device
         register_statistics(self, self.preprocess.config, device)
-        if any(buffer.is_meta for buffer in self.model.buffers()):
-            fresh = _built(self.config)
-            for name, buffer in fresh.named_buffers():
-                if self.model.get_buffer(name).is_meta:
-                    place, _, last = name.rpartition(".")
-                    setattr(self.model.get_submodule(place), last, buffer.to(device))
+        fill_buffers(self.model, partial(_built, self.config), device)
 
     def forward(self, batch: Batch) -> Features:
         """Tokens are the last feature map, or what a transformer gives for its patches."""

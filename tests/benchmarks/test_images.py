@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from zoo.benchmarks.tables import chestxray14, imagenet_mae
-from zoo.benchmarks.tables.images import published
+from zoo.benchmarks.tables.models import published
 from zoo.hub.export import save_export
 from zoo.registry.build import encoder_spec
 
@@ -132,7 +132,7 @@ def test_published_numbers_and_recipes_by_size():
     assert published("mae-base", "ImageNet-1k", "accuracy@1")["linear probe"] == 67.8
     assert published("runs/mine", "ImageNet-1k", "accuracy@1") == {}
     assert published("medical-mae", "ChestX-ray14", "AUROC %") == {"fine-tuned": 82.3}
-    base, huge = (imagenet_mae.lines(size)[0] for size in ("base", "huge"))
+    base, huge = (imagenet_mae.lines_of(size)[0] for size in ("base", "huge"))
     assert (base.options["lr"], base.options["layer_decay"]) == (2e-3, 0.65)
     assert (huge.options["epochs"], huge.encoder["drop_path"]) == (50, 0.3)
 

@@ -258,6 +258,9 @@ def test_options_are_frozen():
         "pretrain": [
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
+        "plan": [
+            *("--data", "--gpu", "--gpus", "--mfu", "--model", "--mtbf", "--price", "options")
+        ],
         "export": ["--format", "--step", "out", "run"],
         "convert": ["--layout", "--to", "out", "source"],
         "publish": ["--dry-run", "--license", "--public", "--tag", "repo", "run"],
@@ -281,6 +284,8 @@ def test_options_are_frozen():
         "shards index": ["--manifest", "data"],
         "shards repair": ["--modality", "--require", "out", "shard"],
         "report": ["--output", "-o", "run"],
+        "bench claims": ["--only", "--out", "--seeds", "--show"],
+        "bench table": [],
         "demo": ["--out", "--quick"],
         "doctor": [],
     }

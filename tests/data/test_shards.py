@@ -1,5 +1,5 @@
-import errno
 import contextlib
+import errno
 import io
 import json
 import os

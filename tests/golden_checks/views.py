@@ -6,12 +6,14 @@ from zoo.hub.convert import convert
 from zoo.modalities.patch_vit import unpatchify
 from zoo.objectives.barlow_twins import barlow_twins
 from zoo.objectives.block_masks import group_mask, marked
-from zoo.objectives.contrastive_losses import nt_xent
+from zoo.objectives.contrastive_losses import decoupled, nt_xent
 from zoo.objectives.dino import view_cross_entropy
 from zoo.objectives.ibot import patch_cross_entropy
+from zoo.objectives.koleo import koleo
 from zoo.objectives.lejepa import lejepa
 from zoo.objectives.prototypes import Centre, warmed_up
 from zoo.objectives.sit import SiT, SiTConfig
+from zoo.objectives.tico import moving_covariance, tico
 from zoo.objectives.vicreg import variance_covariance
 
 from golden_checks.vision import load, vit
@@ -33,18 +35,22 @@ def vicreg(a, b, options):
 
 def two_views(name, options):
     """The loss of a pair of views by its name in the fixture; None where there is none in zoo."""
-    if name.startswith("ntxent_"):
-        scale = torch.tensor(1 / options["temperature"])
-        return lambda a, b: nt_xent(normalize(a, dim=1), normalize(b, dim=1), scale)
+    if name == "dcl" or name.startswith("ntxent_"):
+        loss, scale = (
+            decoupled if name == "dcl" else nt_xent,
+            torch.tensor(1 / options["temperature"]),
+        )
+        return lambda a, b: loss(normalize(a, dim=1), normalize(b, dim=1), scale)
     return {
         "barlow": lambda a, b: barlow_twins(a, b, options["lambda"]),
         "vicreg": lambda a, b: vicreg(a, b, options),
         "neg_cosine": lambda a, b: -cosine_similarity(a, b).mean(),  # BYOL's, as 4 + 4 times this
+        "koleo": lambda a, b: koleo(a, eps=options["eps"]),
     }.get(name)
 
 
 def ssl_losses(fixture):
-    """All that zoo has; not DCL, TiCo, KoLeo and CAPI."""
+    """All that zoo has; not CAPI."""
     losses = {k: v for k, v in fixture.config["losses"].items() if isinstance(v, dict)}
     for name, options in losses.items():
         if loss := two_views(name, options):
@@ -53,8 +59,19 @@ def ssl_losses(fixture):
             fixture.close(total, f"out.{name}", "loss")
             total.backward()
             fixture.close(a.grad, f"grad.{name}.a", "grad")
+    check_tico(fixture, losses["tico"])
     check_lejepa(fixture, losses["lejepa"])
     check_ibot(fixture, losses["ibot"])
+
+
+def check_tico(fixture, options):
+    """The sidecar's rho is not the one of its numbers: the loss gives it, for the gradient."""
+    a, b = leaf(fixture.tensors["in.a"]), fixture.tensors["in.b"]
+    start = torch.zeros(a.shape[1], a.shape[1])
+    invariance, spread = tico(a, b, moving_covariance(a, start, beta=options["beta"]))
+    rho = ((fixture.tensors["out.tico"] - invariance) / spread).item()
+    (invariance + rho * spread).backward()
+    fixture.close(a.grad, "grad.tico.a", "grad")
 
 
 def check_lejepa(fixture, options):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from zoo.hub.golden import fingerprint
 from zoo.modalities.vision.codec import VisionCodec
 from zoo.objectives.image_text import ImageText, ImageTextConfig
 from zoo.registry import open_clip_models
@@ -53,6 +54,11 @@ def published(known, hub):
 def images(count):
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def test_an_image_tells_towers_apart(known):
+    prints = [fingerprint(zoo.create("open-clip/tiny", seed=seed)) for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
 
 
 @pytest.mark.parametrize("name", ["open-clip/tiny", "open-clip/tiny.web"])
@@ -162,6 +168,29 @@ def test_pairs_find_each_other(known):
     assert encoder.logit_scale.exp().item() == pytest.approx(100.0)
 
 
+def test_entities_are_a_second_task(known):
+    encoder, objective = pair(entities={"count": 9, "sampled": 4, "weight": 0.5})
+    generator = torch.Generator().manual_seed(0)
+    labelled = [one | {"label": i % 3} for i, one in enumerate(samples())]
+    prepared = [objective.prepare(one, encoder.preprocess, generator) for one in labelled]
+    batch = encoder.preprocess.collate(prepared)
+    trained = [*encoder.parameters(), *objective.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
+    curve = []
+    for _ in range(20):
+        parts = (losses := objective(encoder, batch)).parts
+        assert losses.total == parts["contrast"] + 0.5 * parts["entities"]
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        curve.append([part.item() for part in parts.values()])
+    assert all(last < 0.5 * first for first, last in zip(curve[0], curve[-1], strict=True))
+    with pytest.raises(DataError, match=r"class 9: objective\.entities\.count is only 9"):
+        objective.prepare(labelled[0] | {"label": 9}, encoder.preprocess, generator)
+    with pytest.raises(DataError, match="without a label"):
+        objective.prepare(next(samples()), encoder.preprocess, generator)
+
+
 def test_captions_are_mixed_by_their_shares(known):
     _, objective = pair(captions=["txt", "alt", "absent"], caption_shares=[0.25, 0.75, 5.0])
     sample, generator = next(samples()), torch.Generator().manual_seed(0)
@@ -172,7 +201,7 @@ def test_captions_are_mixed_by_their_shares(known):
 
 
 def test_what_does_not_go_together(known):
-    with pytest.raises(UsageError, match="'image_text' needs towers of images and of texts"):
+    with pytest.raises(UsageError, match="'image_text' needs a tower of texts beside its own"):
         check_pairing({"name": "vit"}, {"name": "image_text"})
     with pytest.raises(zoo.ZooError, match="needs an encoder with a bias"):
         pair(loss="sigmoid")

@@ -101,6 +101,12 @@ def test_unseen_strings_and_columns_have_vectors(encoder):
     assert np.abs(rows[0] - rows[1]).max() > 1e-4
 
 
+def test_rows_of_several_tables_follow_one_another(encoder):
+    both = encoder.embed([FLOWERS, CITIES])
+    np.testing.assert_array_equal(both, np.vstack([encoder.embed(t) for t in (FLOWERS, CITIES)]))
+    assert encoder.embed([]).shape == (0, 64)
+
+
 def test_statistics_come_from_the_table_they_were_fitted_on(encoder):
     table = read_table({"a": [0.0, 10.0, 20.0]})
     one = read_table({"a": [10.0]}).like(table.columns)
@@ -168,6 +174,14 @@ def test_damaged_blocks_are_data_errors(place, value, length):
     for broken in (bytes(data), bytes(data[: length % len(data)])):
         with suppress(DataError):  # anything else fails the test
             TabularCodec().decode({"arrow": broken})
+
+
+def test_a_label_belongs_to_one_row():
+    codec, table = TabularCodec(), read_table(CITIES)
+    members = codec.encode({"table": table.take(np.array([1])), "label": 3})
+    assert codec.decode(members)["label"] == 3
+    with pytest.raises(DataError, match="of one row, this block has 2"):
+        codec.decode(codec.encode({"table": table, "label": 3}))
 
 
 def test_blocks_of_other_writers_are_read():

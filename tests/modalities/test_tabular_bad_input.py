@@ -28,6 +28,12 @@ def test_infinities_are_named_and_counted():
     with pytest.warns(UserWarning, match="without a single value"):
         assert read_table(table, infinities="missing").cells[1].missing.all()
 
+    cleaned = read_table({"bad": [np.inf, 1.0, 2.0, 3.0]}, infinities="missing")
+    model = Classifier(pretrain_steps=0).fit(cleaned, LABELS)
+    assert model.predict(cleaned).shape == (4,)
+    with pytest.raises(DataError, match=r"'a' \(1\).*infinities='missing'"):
+        model.fit(FRAME.assign(a=[np.inf, 1.0, 2.0, 3.0]), LABELS)
+
 
 def test_empty_columns_are_accepted_and_said():
     with pytest.warns(UserWarning, match=r"\['b'\]"):
@@ -78,8 +84,11 @@ def test_mixed_objects_keep_numbers_as_numbers():
     assert len(said) == 1
 
 
-def test_unseen_categories_are_predicted(fitted):
-    assert np.isfinite(fitted.predict_proba(pd.DataFrame({"a": [1.0], "b": ["never"]}))).all()
+def test_unseen_categories_are_predicted_and_counted(fitted):
+    rows = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["never", "u", "never"]})
+    assert np.isfinite(fitted.predict_proba(rows)).all()
+    assert fitted.unseen(rows) == {"b": 2}
+    assert fitted.unseen(FRAME) == {}
 
 
 def test_hostile_text_is_text():
@@ -123,11 +132,25 @@ def test_nullable_types():
     )
     values = [cells.values() for cells in read_table(frame).cells]
     assert values == [[float(2**53), None], ["true", None]]
+    objects = read_table(np.array([[pd.NA, "NaT"], [1, pd.NaT]], dtype=object))
+    assert [cells.values() for cells in objects.cells] == [[None, 1.0], ["NaT", None]]
 
 
-def test_gaps_in_the_target_are_refused():
-    with pytest.raises(ValueError, match="NaN"):
-        Regressor(pretrain_steps=0).fit(FRAME, [1.0, np.nan, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("kind", "y"),
+    [
+        (Regressor, [1.0, np.nan, 2.0, 3.0]),
+        (Classifier, ["yes", None, "no", "yes"]),
+        (Classifier, pd.array([1, None, 0, 1], "Int64")),
+    ],
+)
+def test_gaps_in_the_target_are_refused_or_dropped(kind, y):
+    with pytest.raises(ValueError, match=r"NaN\) in 1 of 4 rows.*drop_unlabelled"):
+        kind(pretrain_steps=0).fit(FRAME, y)
+    found = kind(pretrain_steps=0, random_state=0).fit(FRAME, y, drop_unlabelled=True)
+    kept = [0, 2, 3]
+    same = kind(pretrain_steps=0, random_state=0).fit(FRAME.iloc[kept], [y[i] for i in kept])
+    np.testing.assert_array_equal(found.predict(FRAME), same.predict(FRAME))
 
 
 def test_text_that_never_repeats_is_accepted():
@@ -160,3 +183,40 @@ def test_nothing_warns_without_reason(fitted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fitted.predict(FRAME)
+
+
+ODD = {
+    "all missing": [None, None, None, None],
+    "constant": [7.0, 7.0, 7.0, 7.0],
+    "huge": [2**63 - 1, 2**63 - 2, 2**63 - 3, 2**63 - 4],
+    "mixed": pd.Series([1, "two", None, 3.5], dtype=object),
+    "moment": pd.date_range("2024-02-28", periods=4),
+    "nullable": pd.array([1, None, 3, 4], "Int64"),
+    "truth": pd.array([True, None, False, True], "boolean"),
+    "level": pd.Categorical(["p", "q", None, "p"]),
+    "near-unique text": [f"comment number {i} of a person" for i in range(4)],
+    "🦜 tab\t'quote'": ["a\tb", '"', "line\nbreak", "日本"],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("ignore:column")
+def test_odd_columns_are_fitted_and_predicted(name):
+    frame = FRAME.assign(**{name: ODD[name]})
+    model = Classifier(pretrain_steps=0, random_state=0).fit(frame, LABELS)
+    assert np.isfinite(model.predict_proba(frame)).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (pd.DataFrame(np.ones((4, 2)), columns=["a", "a"]), "'a'"),
+        (pd.DataFrame(np.ones((4, 2)), columns=[0, "a"]), "string names"),
+        (csr_matrix(np.eye(4)), "toarray"),
+        (np.array([[np.inf]] * 4), "infinity"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_estimators_too(rows, message):
+    with pytest.raises(Exception, match=message) as caught:
+        Classifier(pretrain_steps=0).fit(rows, LABELS)
+    assert isinstance(caught.value, DataError | ValueError | TypeError)

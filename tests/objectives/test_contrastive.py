@@ -58,7 +58,7 @@ def test_views_meet_their_own_sample():
     torch.testing.assert_close(losses.metrics["similarity"], (a * b).sum(1).mean())
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "sigmoid"])
+@pytest.mark.parametrize("loss", ["nt_xent", "dcl", "info_nce", "sigmoid"])
 def test_every_loss_trains_every_parameter(loss):
     encoder, objective = pair(loss=loss, learn_temperature=True)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *objective.parameters()], lr=1e-3)

@@ -96,6 +96,16 @@ def test_column_views_overlap_and_cover(columns):
     assert views.any(-1).all()
 
 
+def test_dropout_is_for_training_only():
+    encoder = zoo.create("unitabe-small", seed=0, depth=1, dropout=0.5)
+    encoder.preprocess.fit([{"table": table} for table in tables()])
+    batch = encoder.preprocess(tables()[0])
+    plain = zoo.create("unitabe-small", seed=0, depth=1)
+    assert not torch.equal(encoder(batch).pooled, encoder(batch).pooled)
+    torch.testing.assert_close(encoder.eval()(batch).pooled, plain(batch).pooled)
+    assert zoo.create("unitabe-paper", depth=1).config.dropout == 0.1
+
+
 def test_how_many_cells_are_hidden():
     z = torch.tensor([0.5, 1.0, 1.1, 1.4, 1.6, 1.9, 2.2, 2.6])
     assert hidden_count(z, 20).tolist() == [1, 1, 2, 3, 4, 5, 7, 1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from training.ranks import Ranks
 from zoo.objectives.block_masks import block_mask
 from zoo.objectives.crops import CropsConfig, crop_features
+from zoo.objectives.sit import turned
 from zoo.objectives.views import Colours, _blurred, coloured
 from zoo.registry.build import build_objective, resolve_recipe
 
@@ -21,9 +22,10 @@ OPTIONS = {
     "byol": SMALL,
     "vicreg": SMALL,
     "barlow_twins": SMALL,
+    "tico": SMALL | {"momentum_steps": 8},
     "lejepa": SMALL | {"views": 3, "directions": 16},
     "dino": PROTOTYPES | {"warmup_teacher_temp": 0.03, "warmup_teacher_temp_steps": 4},
-    "ibot": PROTOTYPES | {"mask_probability": 1.0},
+    "ibot": PROTOTYPES | {"mask_probability": 1.0, "koleo_weight": 0.1},
     "sit": SMALL | {"momentum_steps": 8},
 }
 
@@ -65,12 +67,16 @@ def test_real_steps(name):
         optimizer.step()
         objective.after_step(encoder)
         curve.append(losses.total.item())
-    assert curve[-1] < curve[0] or name in ("dino", "ibot")  # their targets are still moving
+    assert curve[-1] < curve[0] or name in ("dino", "ibot", "tico")  # what they want still moves
     moved = {k for k, v in objective.state_dict().items() if not torch.equal(v, before[k])}
-    assert all(k in moved for k in before if "updates" in k or "towers.1" in k or "centre" in k)
+    assert all(
+        k in moved
+        for k in before
+        if k.startswith("covariance") or "updates" in k or "towers.1" in k or "centre" in k
+    )
 
 
-@pytest.mark.parametrize("name", ["contrastive", "byol", "vicreg", "barlow_twins", "lejepa"])
+@pytest.mark.parametrize("name", ["contrastive", "byol", "vicreg", "barlow_twins", "tico"])
 def test_real_steps_of_a_model_of_timm_on_colours(name):
     pytest.importorskip("timm")
     encoder = zoo.create("timm/test_vit", seed=0, img_size=32)
@@ -165,6 +171,32 @@ def sit_shares():
         whole = prepared(encoder, objective, sum(SIZES))
         batch = {k: v[begin : begin + SIZES[world.rank]] for k, v in whole.items()}
         return objective(encoder, batch).total.item() * SIZES[world.rank] / sum(SIZES)
+
+
+def test_sit_of_the_paper_tells_rotations_and_learns_its_weights():
+    encoder, objective = pair("sit", version="paper")
+    batch = prepared(encoder, objective, 12)
+    assert batch["turns"].unique().tolist() == [0, 1, 2, 3]
+    trained = [p for p in [*encoder.parameters(), *objective.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    curve = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        losses = objective(encoder, batch)
+        losses.total.backward()
+        optimizer.step()
+        objective.after_step(encoder)
+        curve.append(losses.parts["rotation"].item())
+    assert curve[-1] < 0.9 * curve[0]
+    s, parts = objective.log_variances.detach(), objective(encoder, batch).parts
+    assert s.abs().min() > 0
+    want = sum((-w).exp() * part + w for w, part in zip(s, parts.values(), strict=True))
+    torch.testing.assert_close(objective(encoder, batch).total, want)
+    # A view that is not turned is left as it is.
+    images = torch.randn(2, 2, 1, 4, 4)
+    there = turned(images, torch.tensor([[0, 1], [2, 3]]))
+    assert torch.equal(there[0, 0], images[0, 0])
+    assert torch.equal(turned(there, torch.tensor([[0, 3], [2, 1]])), images)
 
 
 def test_prototypes_wait_until_they_may_learn():

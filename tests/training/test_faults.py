@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 from training.ranks import Ranks, kept_store, wait_for
-from training.test_world import OPTIONS as COMMON
-from training.test_world import exported, train
+from training.world_runs import OPTIONS as COMMON
+from training.world_runs import exported, train, written
 from zoo.modalities.vision.codec import VisionCodec
 
 from zoo.errors import DataError
@@ -40,9 +40,7 @@ KILLS, A_RUN = 20, 5  # of a kind, of one run
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    from training.test_world import shards
-
-    return shards.__wrapped__(tmp_path_factory)
+    return written(tmp_path_factory.mktemp("world") / "shards")
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(table, indent=1))
         return
-    results, weights = table.pop("results", []), table.pop("weights", [])
+    lists = {kind: table.pop(kind, []) for kind in ("weights", "trained", "results")}
     click.echo(to_toml(table))
-    for kind, entries in (("weights", weights), ("results", results)):
+    for kind, entries in lists.items():
         assert isinstance(entries, list)
         for entry in entries:
             click.echo(f"\n[[{kind}]]\n{to_toml(entry)}")

@@ -48,7 +48,8 @@ def command(
 
     SOURCE is a run or export folder (with a slash), or a name of the catalogue. The output is a
     matrix (npy), a matrix with the files' names (npz: features, names), a table (csv), or a map
-    (html, svg), coloured by the files' folders or by time. With --window there is a row a window,
+    (html, svg), coloured by the files' folders or by time. A table gives a row each of its rows,
+    named FILE:NUMBER. With --window there is a row a window,
     and npz and csv have its start in seconds too; FILES may be folders, whose bad recordings are
     named and left out.
     """
@@ -62,7 +63,9 @@ def command(
         raise UsageError("--hop is for windows: --window says how long they are")
     encoder = zoo.load(source, weights=weights, device=device)
     starts = None
-    if window is None:
+    if encoder.modality == "tabular" and window is None:
+        features, names = _rows(encoder, files, batch_size)
+    elif window is None:
         features = encoder.embed(list(files), batch_size=batch_size)
         names = [str(file) for file in files]
     else:
@@ -71,6 +74,17 @@ def command(
     for output in outputs:
         _write(output, features, names, starts)
         click.echo(f"{output}: {features.shape[0]} x {features.shape[1]}")
+
+
+def _rows(
+    encoder: "Encoder", files: tuple[Path, ...], batch_size: int
+) -> tuple["np.ndarray", list[str]]:
+    """Features of every row of tables, and file and number of each, from 0."""
+    import numpy as np
+
+    parts = [encoder.embed([file], batch_size=batch_size) for file in files]
+    pairs = zip(files, parts, strict=True)
+    return np.concatenate(parts), [f"{f}:{row}" for f, part in pairs for row in range(len(part))]
 
 
 def _windows(

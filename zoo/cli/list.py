@@ -4,14 +4,14 @@ import json
 
 import click
 
-from zoo.cli.text import columns
+from zoo.text import columns
 
 
 @click.command(epilog="Examples:  zoo list 'mae*'   zoo list --modality code --json")
 @click.argument("pattern", default="*")
 @click.option("--modality", help="Only this modality.")
 @click.option("--objective", help="Only models whose recipe uses this objective.")
-@click.option("--pretrained", is_flag=True, help="Only models with published weights.")
+@click.option("--pretrained", is_flag=True, help="Only models with weights.")
 @click.option("--tags", is_flag=True, help="List every set of weights as name.tag.")
 @click.option("--json", "as_json", is_flag=True, help="Full rows as JSON.")
 def command(

@@ -10,7 +10,7 @@ import torch
 from zoo.errors import UsageError
 from zoo.files import write_atomic
 from zoo.registry.build import build_encoder, encoder_spec
-from zoo.registry.card import Card
+from zoo.registry.card import Card, Trained, Weights
 from zoo.registry.catalogue import Row, card, list_models, rows
 from zoo.registry.schema import to_table, to_toml
 from zoo.report.page import listing, page
@@ -117,7 +117,7 @@ def _entry(model: _Model) -> str:
         *_published(model),
         *_paper(model.card),
     ]
-    for name in ("weights", "results", "paper", "summary"):
+    for name in ("weights", "trained", "results", "paper", "summary"):
         table.pop(name, None)
     return (
         f'<details class=model id="{html.escape(row.name)}"{attributes} data-text="{text}">'
@@ -137,16 +137,10 @@ def _searched(model: _Model) -> Iterable[str]:
 
 def _published(model: _Model) -> Iterable[str]:
     one, size = model.card, model.card.size_of(model.row.name)
-    weights = [entry for entry in one.weights if entry.size == size]
-    if weights:
+    if weights := one.weights_of(size):
         yield "<h3>Weights</h3>"
-        yield listing(
-            ("name", "from", "licence"),
-            [
-                (f"{model.row.name}.{e.tag}", e.repo, _STATED.get(e.licence or "", e.licence or ""))
-                for e in weights
-            ],
-        )
+        lines = [(f"{model.row.name}.{entry.tag}", *_origin(entry)) for entry in weights]
+        yield listing(("name", "from", "licence"), lines)
     results = [entry for entry in one.results if entry.size == size]
     if results:
         yield "<h3>Published results</h3>"
@@ -155,6 +149,12 @@ def _published(model: _Model) -> Iterable[str]:
             [(e.dataset, e.protocol, e.metric, e.source, f"{e.value:g}") for e in results],
             numeric=1,
         )
+
+
+def _origin(entry: Weights | Trained) -> tuple[str, str]:
+    if isinstance(entry, Trained):
+        return "trained by its recipe on first use", ""
+    return entry.repo, _STATED.get(entry.licence or "", entry.licence or "")
 
 
 def _paper(one: Card) -> Iterable[str]:

@@ -25,14 +25,15 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import zoo
 from zoo.errors import UsageError
-from zoo.modalities.contracts import Encoder
-from zoo.modalities.tabular.encoder import UniTabE
-from zoo.modalities.tabular.read import read_table
+from zoo.modalities.contracts import Encoder, Sample
+from zoo.modalities.tabular.read import is_gap, read_table
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.table import Kind, Table
 from zoo.probes.finetune import FinetuneRecipe
 from zoo.probes.heads import Linear, seeded, update
+from zoo.registry.catalogue import find
 from zoo.tabular.raw import RowFeatures
-from zoo.tabular.shards import pretrain_tables
+from zoo.tabular.shards import pretrain_tables, sizes_for
 from zoo.training.groups import parameter_groups
 
 __all__ = ["Classifier", "Regressor"]
@@ -76,6 +77,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"mode={self.mode!r}: choose probe or finetune")
         seed = int(check_random_state(self.random_state).randint(1 << 31))
         self.columns_ = table.columns
+        self.levels_ = {
+            name: frozenset(c.levels) for name, c in zip(table.names, table.cells, strict=True)
+        }
         self.encoder_ = self._build(table, seed)
         if self.mode == "finetune":
             self.encoder_, head = _finetune(
@@ -88,27 +92,50 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.features_ = RowFeatures(self.encoder_, table, raw=self.raw)
         self.head_ = self._linear().fit(self.features_(table), targets)
 
-    def _build(self, table: Table, seed: int) -> UniTabE:
-        """The given encoder; or a name's, pretrained on the rows at hand."""
+    def _build(self, table: Table, seed: int) -> RowEncoder:
+        """The given encoder, or one that has weights; or a name's, pretrained on the rows."""
         encoder: Encoder
         if isinstance(self.encoder, Encoder):
             encoder = self.encoder
-        elif isinstance(self.encoder, Path) or "/" in self.encoder:
+        elif isinstance(self.encoder, Path) or "/" in self.encoder or find(self.encoder)[1]:
             encoder = zoo.load(self.encoder)
-        elif self.pretrain_steps:
+        else:
+            encoder = self._built(self.encoder, table, seed)
+        if not isinstance(encoder, RowEncoder):
+            raise UsageError(f"{type(encoder).__name__} does not read tables; try unitabe-small")
+        if encoder.rows_mix:
+            raise UsageError(
+                f"{type(encoder).__name__} reads a row with its neighbours, and a prediction must "
+                "depend on its own row alone; try ft-transformer or unitabe-small"
+            )
+        return encoder
+
+    def _built(self, name: str, table: Table, seed: int) -> Encoder:
+        """Pretrained on the rows, or random."""
+        if self.pretrain_steps:
             options = (f"train.steps={self.pretrain_steps}", "train.loggers=[]")
             with tempfile.TemporaryDirectory() as folder:
-                run = pretrain_tables(
-                    {"rows": table}, Path(folder) / "run", model=self.encoder,
-                    options=options, seed=seed,
-                )  # fmt: skip
-                encoder = run.load()
-        else:
-            encoder = zoo.create(self.encoder, seed=seed).eval()
-            encoder.preprocess.fit([{"table": table}])
-        if not isinstance(encoder, UniTabE):
-            raise UsageError(f"{type(encoder).__name__} does not read tables; try unitabe-small")
+                out = Path(folder) / "run"
+                run = pretrain_tables({"rows": table}, out, model=name, options=options, seed=seed)
+                return run.load()
+        encoder = zoo.create(name, seed=seed, **sizes_for(name, table)).eval()
+        encoder.preprocess.fit([{"table": table}])
         return encoder
+
+    def unseen(self, X: object) -> dict[str, int]:  # noqa: N803 - scikit-learn's name
+        """How many cells of each column hold a string that `fit` never saw; word pieces read them.
+
+        Columns without such cells, and those that are new themselves, are left out.
+        """
+        check_is_fitted(self)
+        table = self._read(X, reset=False)
+        counts = {}
+        for name, cells in zip(table.names, table.cells, strict=True):
+            known = self.levels_.get(name, frozenset(cells.levels))
+            new = [code for code, level in enumerate(cells.levels) if level not in known]
+            if cells.codes is not None and (count := int(np.isin(cells.codes, new).sum())):
+                counts[name] = count
+        return counts
 
     def _linear(self) -> BaseEstimator:
         raise NotImplementedError
@@ -166,11 +193,11 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """Classes of rows.
 
     Args:
-        encoder: a name of the catalogue (pretrained here, on the rows that `fit` gets), the folder
-            of a run or export, or an encoder.
+        encoder: a name of the catalogue (pretrained here, on the rows that `fit` gets), a name with
+            a tag ("unitabe-small.demo"), the folder of a run or export, or an encoder.
         mode: "probe" keeps the encoder frozen, "finetune" trains it.
         raw: the probe also sees the columns themselves, standardised and one-hot.
-        pretrain_steps: of a name's encoder; 0 leaves its weights random.
+        pretrain_steps: of a name without a tag; 0 leaves its weights random.
         epochs: of fine-tuning.
         columns: "strict" wants the columns of the training, as scikit-learn does; "flexible" goes
             by name, takes absent columns as missing, and leaves out new ones.
@@ -178,14 +205,19 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         random_state: of everything random.
     """
 
-    def fit(self, X: object, y: object) -> Self:  # noqa: N803
+    def fit(self, X: object, y: object, *, drop_unlabelled: bool = False) -> Self:  # noqa: N803
         """Fits on rows and their classes, of any type.
 
+        Args:
+            X: rows.
+            y: (N,).
+            drop_unlabelled: leave out rows whose class is missing, which is else an error.
+
         Raises:
-            ValueError: there are no rows, or only one class.
+            ValueError: there are no rows, or only one class, or classes are missing.
         """
-        table = self._read(X, reset=True)
-        labels = column_or_1d(check_array(_labels(y), ensure_2d=False, dtype=None), warn=True)
+        table, y = _labelled(self._read(X, reset=True), y, drop=drop_unlabelled)
+        labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None), warn=True)
         check_consistent_length(range(table.rows), labels)
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
@@ -216,14 +248,19 @@ class Classifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """Numbers of rows; arguments as for `Classifier`."""
 
-    def fit(self, X: object, y: object) -> Self:  # noqa: N803
+    def fit(self, X: object, y: object, *, drop_unlabelled: bool = False) -> Self:  # noqa: N803
         """Fits on rows and their numbers.
 
+        Args:
+            X: rows.
+            y: (N,).
+            drop_unlabelled: leave out rows whose number is missing, which is else an error.
+
         Raises:
-            ValueError: there are fewer than two rows.
+            ValueError: there are fewer than two rows, or numbers are missing.
         """
-        table = self._read(X, reset=True)
-        target = check_array(_labels(y), ensure_2d=False, dtype=np.float64)
+        table, y = _labelled(self._read(X, reset=True), y, drop=drop_unlabelled)
+        target = check_array(y, ensure_2d=False, dtype=np.float64)
         target = column_or_1d(target, warn=True)
         check_consistent_length(range(table.rows), target)
         if table.rows < 2:
@@ -242,15 +279,28 @@ class Regressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         return Ridge(alpha=10.0)
 
 
-def _labels(y: object) -> object:
+def _labelled(table: Table, y: object, *, drop: bool) -> tuple[Table, object]:
+    """Without the rows that have no target."""
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
-    return y
+    values: NDArray[Any] = np.asarray(y)
+    if values.dtype.kind not in "fO" or len(values) != table.rows:
+        return table, y
+    gaps = np.array([is_gap(v.item() if isinstance(v, np.ndarray) else v) for v in values])
+    if not gaps.any():
+        return table, y
+    if not drop:
+        raise ValueError(
+            f"y is missing (NaN) in {gaps.sum()} of {table.rows} rows: fill them in, or leave them "
+            "out with fit(X, y, drop_unlabelled=True)"
+        )
+    kept = values[~gaps]
+    return table.take(np.flatnonzero(~gaps)).fitted(), np.array(kept.tolist())
 
 
 def _finetune(
-    encoder: UniTabE, table: Table, targets: torch.Tensor, outputs: int, epochs: int, seed: int
-) -> tuple[UniTabE, Linear]:
+    encoder: RowEncoder, table: Table, targets: torch.Tensor, outputs: int, epochs: int, seed: int
+) -> tuple[RowEncoder, Linear]:
     """A copy of the encoder, trained with a linear head; classes where targets are whole."""
     recipe = FinetuneRecipe(epochs=epochs, batch_size=32, lr=1e-3, head="linear")
     encoder = copy.deepcopy(encoder)
@@ -263,7 +313,8 @@ def _finetune(
     optimizer = torch.optim.AdamW(groups, recipe.lr)
     for _ in range(epochs):
         for part in torch.randperm(table.rows, generator=generator).split(recipe.batch_size):
-            batch = encoder.preprocess.collate([encoder.preprocess(table.take(part.numpy()))])
+            some: Sample = {"table": table.take(part.numpy())}
+            batch = encoder.preprocess.collate([encoder.preprocess(some)])
             logits, wanted = head(encoder(batch).pooled), targets[part]
             if wanted.is_floating_point():
                 loss = mse_loss(logits[:, 0], wanted.float())

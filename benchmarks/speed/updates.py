@@ -1,0 +1,64 @@
+"""Updates of a model as scripts compare them: forward, backward, AdamW, and the memory they need.
+
+On one thread, because others use the machine; memory of each in a process of its own.
+"""
+
+import multiprocessing
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["THREADS", "Update", "megabytes", "show_peaks", "update_of"]
+
+THREADS = 1
+Update = Callable[[], float]  # an update, which returns the loss before it
+
+
+def update_of(
+    loss: Callable[..., Tensor],
+    parameters: Iterable[nn.Parameter],
+    batch: Iterable[Tensor],
+    *,
+    half: bool = False,
+    fused: bool | None = None,
+) -> Update:
+    """An update of `parameters`, with `half` in bfloat16; `fused` as AdamW takes it."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=fused)
+
+    def update() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            value = loss(*batch)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return value.item()
+
+    return update
+
+
+def show_peaks(candidates: Mapping[str, Callable[[], Update]]) -> None:
+    """Prints what a process reaches in two updates, model included, above its imports."""
+    spawn = multiprocessing.get_context("spawn")
+    for name, make in candidates.items():
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            print(f"{name:<34} {pool.submit(_peak, make).result():>10.0f} MB")
+
+
+def _peak(make: Callable[[], Update]) -> float:
+    torch.set_num_threads(THREADS)
+    begins = megabytes("VmRSS")
+    update = make()
+    update()
+    update()
+    return megabytes("VmHWM") - begins
+
+
+def megabytes(name: str) -> float:
+    """Of this process: `VmRSS` now, `VmHWM` at most so far."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
