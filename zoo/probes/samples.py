@@ -31,7 +31,7 @@ class Labelled:
             encoder: whose modality and preprocessing they are for.
             shards: as `zoo.pretrain` takes them.
         """
-        self.encoder = encoder
+        self.encoder, self._shards = encoder, str(shards)
         self.data, self._codec = ShardSet(shards, strict=True), build_codec(encoder.modality)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Labelled:
             batch = self.encoder.preprocess.collate(list(map(self.encoder.preprocess, samples)))
             cut += int(batch["cut"].sum()) if "cut" in batch else 0
             yield to_device(batch, self.device), labels
-        warn_of_cuts(str(self.data.names[0]), cut, len(indices))
+        warn_of_cuts(self._shards, cut, len(indices))
 
 
 def label_arrays(*sets: Sequence[RawLabel]) -> list[Labels]:
