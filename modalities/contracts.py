@@ -5,9 +5,10 @@ P values a token was made from.
 
 A batch is a dict of tensors. Where sequences are packed, their tokens lie end to end and `lengths`
 (B,) says how long each is; `lengths` and any `..._lengths` stay on the host, because the shape of
-the work depends on them.
+the work depends on them. `cut` (B,), where there is one, is 1 for samples that lost their end.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,10 @@ __all__ = [
     "UniformEncoder",
     "decode_label",
     "to_device",
+    "warn_of_cuts",
 ]
+
+_log = logging.getLogger("zoo")
 
 Batch = dict[str, Tensor]
 Buffer = bytes | memoryview  # a member's bytes, perhaps where they lie in a shard
@@ -234,17 +238,20 @@ class Encoder(nn.Module, ABC):
         """
         if isinstance(inputs, str | bytes | Path):
             inputs = [inputs]
-        rows = np.empty((len(inputs), self.embed_dim), dtype=np.float32)
+        rows, cut = np.empty((len(inputs), self.embed_dim), dtype=np.float32), 0
         device = next(self.parameters()).device
         was_training = self.training
         self.eval()
         try:
             for start in batch_starts(len(inputs), batch_size, progress):
                 samples = [self.preprocess(raw) for raw in inputs[start : start + batch_size]]
-                batch = to_device(self.preprocess.collate(samples), device)
+                batch = self.preprocess.collate(samples)
+                cut += int(batch["cut"].sum()) if "cut" in batch else 0
+                batch = to_device(batch, device)
                 rows[start : start + len(samples)] = self(batch).pooled.float().cpu().numpy()
         finally:
             self.train(was_training)
+        warn_of_cuts("embed", cut, len(inputs))
         return rows
 
 
@@ -316,6 +323,16 @@ def decode_label(data: bytes) -> int:
     if not text.isdecimal() or len(data) > 20:
         raise DataError(f"label {text!r} is not a whole number")
     return int(text)
+
+
+def warn_of_cuts(where: str, cut: float, count: int) -> None:
+    """Says that `cut` of `count` samples were longer than the encoder reads, if any was."""
+    if cut:
+        _log.warning(
+            "%s: %d of %d samples are longer than the encoder reads, and were cut "
+            "(preprocess.max_length)",
+            *(where, cut, count),
+        )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

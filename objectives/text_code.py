@@ -73,10 +73,11 @@ class TextCode(Objective):
         query = facts.get("query") if isinstance(facts, dict) else None
         if not isinstance(query, str):
             raise DataError("no text about the code: its json member has no `query`")
-        code = preprocess.augment(sample, generator)["ids"]
+        code = preprocess.augment(sample, generator)
         text = preprocess.augment({"text": query}, generator)
-        same = torch.tensor([[content_id(text["ids"]), content_id(code)]])
-        return text | {"decoder_ids": code, "pair_ids": same}
+        same = torch.tensor([[content_id(text["ids"]), content_id(code["ids"])]])
+        longer = {"cut": text["cut"] | code["cut"]} if "cut" in text else {}
+        return text | {"decoder_ids": code["ids"], "pair_ids": same} | longer
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """The loss over all processes' pairs; metric `similarity` of text and code."""

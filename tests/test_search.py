@@ -1,5 +1,7 @@
 """Code search and clone detection: ranks, BM25, fusion, intervals, thresholds."""
 
+import sysconfig
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,7 +126,7 @@ def test_pairs_of_a_library(tmp_path, monkeypatch):
     (tmp_path / "again.py").write_text(LIBRARY.replace("bytes", "beta"))
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "x.py").write_text(LIBRARY)
-    monkeypatch.setattr(stdlib.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     monkeypatch.setattr(stdlib, "is_held_out", lambda module: module == "gamma")
     found = stdlib.stdlib_pairs()
     both = [pair for side in found.values() for pair in side.queries]

@@ -6,6 +6,14 @@
 Nothing is downloaded. The weight of the fusion is chosen on a quarter of the training side's
 modules; train an encoder without them (`write_pairs`), or its weight comes out too large. The
 recipe was chosen on these modules too, never on the test side.
+
+On Python 3.11.7 BM25 has 0.4365, and 0.2444 anonymised, over 809 pairs. The figures that the split
+was specified with are 0.4400 and 0.2563 over 810. Both start from the same 58,720 functions, 8,509
+documented ones, 8,250 of them with a body, and hold out the same 31 modules; but 2,351 pairs to
+train on and 810 to test remained there, 2,376 and 809 here. Looking for duplicates before short
+codes are dropped gives 2,351 and 802 (BM25 0.4358 and 0.2450), so order explains the one side and
+not the other. The scores differ by the words: without those of a single letter or with digits,
+which the specification does not mention, BM25 has 0.4399 and 0.2516 here.
 """
 
 import json

@@ -3,7 +3,6 @@
 Notation: B texts, N tokens of a text, T tokens of a batch.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ __all__ = ["CodePreprocess", "CodePreprocessConfig"]
 
 TOKENIZER_FILE = "tokenizer.json"
 _OWN = ("start_id=1", "end_id=2", "mask_id=3", "ordinary_ids=none")
-_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +65,10 @@ class CodePreprocessConfig:
 
 
 class CodePreprocess(WordPreprocess):
-    """Text, path or decoded sample -> {"ids": int64 (N,)} as `<s> ... </s>`.
+    """Text, path or decoded sample -> `ids` int64 (N,) as `<s> ... </s>`, and `cut` (1,).
 
-    A `str` is source text, a `Path` a file of it. `cut` counts the texts that were too long.
+    A `str` is source text, a `Path` a file of it. `cut` is 1 where the text was too long;
+    the attribute counts those of this process.
     """
 
     asset_names = (TOKENIZER_FILE,)
@@ -106,12 +105,11 @@ class CodePreprocess(WordPreprocess):
     def __call__(self, raw: Raw) -> Batch:
         """Ids of one text, cut to `max_length`."""
         config, ids = self.config, self.tokenizer.encode(_text(raw))
-        if len(ids) > config.max_length - 2:
-            if not self.cut:
-                _log.warning("texts of more than %d tokens are cut", config.max_length)
-            self.cut += 1
-        ids = ids[: config.max_length - 2]
-        return {"ids": torch.tensor([config.start_id, *ids, config.end_id])}
+        most = config.max_length - 2
+        cut = int(len(ids) > most)
+        self.cut += cut
+        framed = torch.tensor([config.start_id, *ids[:most], config.end_id])
+        return {"ids": framed, "cut": torch.tensor([cut])}
 
     def words(
         self, sample: Sample, *, identifiers: bool = False, lexicon: frozenset[str] = frozenset()

@@ -13,8 +13,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-
-from zoo.errors import DataError
+from zoo.modalities.tokenizer_file import read_tokenizer
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]
 
@@ -49,11 +48,12 @@ class Tokenizer:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Tokenizer":
-        """From the JSON that `to_bytes` gave."""
-        try:
-            return cls(_Tokenizer.from_str(data.decode()))
-        except Exception as error:  # the library raises bare Exception for any malformed file
-            raise DataError(f"not a tokenizer file: {error}") from None
+        """From the JSON that `to_bytes` gave.
+
+        Raises:
+            DataError: it is none.
+        """
+        return cls(read_tokenizer(data))
 
     def to_bytes(self) -> bytes:
         """JSON, readable by the `tokenizers` library."""

@@ -12,6 +12,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from zoo.modalities.tables import END, PAD, START
+from zoo.modalities.tokenizer_file import read_tokenizer
 
 from zoo.errors import DataError
 
@@ -63,12 +64,7 @@ class Words:
         Raises:
             DataError: it is none.
         """
-        try:
-            return cls(Tokenizer.from_str(data.decode()))
-        except DataError:
-            raise
-        except Exception as error:  # the library raises bare Exception for any malformed file
-            raise DataError(f"not a tokenizer file: {error}") from None
+        return cls(read_tokenizer(data))
 
     def to_bytes(self) -> bytes:
         """JSON, readable by the `tokenizers` library."""

@@ -99,8 +99,14 @@ def test_no_tokenizer_yet_is_said():
         encoder.embed(["x = 1"])
 
 
-def test_long_texts_are_cut(encoder):
-    ids = encoder.preprocess("x = 1\n" * 1000)["ids"]
+def test_long_texts_are_cut_and_counted(encoder, caplog):
+    found = encoder.preprocess("x = 1\n" * 1000)
+    ids = found["ids"]
+    assert found["cut"].tolist() == [1]
+    encoder.embed(["x = 1"])
+    assert not caplog.records
+    encoder.embed(["x = 1", "x = 1\n" * 1000, "y = 2\n" * 1000])
+    assert "2 of 3 samples are longer" in caplog.text
     assert len(ids) == encoder.preprocess.config.max_length
     assert (ids[0], ids[-1]) == (Tokenizer.start_id, Tokenizer.end_id)
 

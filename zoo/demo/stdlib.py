@@ -16,7 +16,7 @@ from zoo.data.shard.write import MANIFEST
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.code.functions import python_functions
 
-__all__ = ["DROPPED", "DROPPED_FOLDERS", "digest_of", "is_held_out", "write_stdlib"]
+__all__ = ["digest_of", "is_held_out", "stdlib_sources", "write_stdlib"]
 
 DROPPED = frozenset(
     [
@@ -60,6 +60,21 @@ def digest_of(module: str) -> int:
     return int(hashlib.md5(module.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
+def stdlib_sources() -> Iterator[tuple[str, str, str]]:
+    """Module, file and text of all source files but tests and those in other encodings."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        module = relative.parts[0].removesuffix(".py")
+        if module in DROPPED or DROPPED_FOLDERS & set(relative.parts):
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        yield module.lstrip("_"), relative.as_posix(), text
+
+
 def write_stdlib(folder: Path, *, most: int | None = None) -> dict[str, Path]:
     """Writes the shards of both splits; a text that stands twice is kept once, in `train`.
 
@@ -89,21 +104,16 @@ def write_stdlib(folder: Path, *, most: int | None = None) -> dict[str, Path]:
 
 
 def _items() -> Iterator[_Item]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        module = relative.parts[0].removesuffix(".py")
-        if module in DROPPED or DROPPED_FOLDERS & set(relative.parts):
-            continue
+    for module, file, text in stdlib_sources():
         try:
-            functions = list(python_functions(path.read_text()))
-        except (SyntaxError, UnicodeDecodeError):
-            continue  # templates and files in other encodings are no code to learn from
+            functions = list(python_functions(text))
+        except SyntaxError:
+            continue  # templates are no code to learn from
         for function in functions:
             lines = [line for line in function.source.splitlines() if line.strip()]
             if len(lines) < MIN_LINES or len(function.source) > MAX_BYTES:
                 continue
-            yield _Item(module.lstrip("_"), relative.as_posix(), function.name, function.source)
+            yield _Item(module, file, function.name, function.source)
 
 
 def _samples(items: list[_Item]) -> Iterator[tuple[str, dict[str, bytes]]]:

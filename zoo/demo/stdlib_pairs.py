@@ -6,13 +6,11 @@ that of `zoo.demo.stdlib`: no module is on both sides.
 
 import ast
 import re
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from zoo.demo.stdlib import DROPPED, DROPPED_FOLDERS, is_held_out
+from zoo.demo.stdlib import is_held_out, stdlib_sources
 from zoo.probes.search import SearchPairs
 
 __all__ = ["stdlib_pairs"]
@@ -52,22 +50,16 @@ def _columns(pairs: list[_Pair]) -> SearchPairs:
 
 
 def _pairs() -> Iterator[_Pair]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        module = relative.parts[0].removesuffix(".py")
-        if module in DROPPED or DROPPED_FOLDERS & set(relative.parts):
-            continue
+    for module, _, source in stdlib_sources():
         try:
-            source = path.read_text()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in other people's code
                 tree = ast.parse(source)
-        except (SyntaxError, UnicodeDecodeError):
-            continue  # templates and files in other encodings are no code to search
+        except SyntaxError:
+            continue  # templates are no code to search
         lines = source.splitlines(keepends=True)
         for node in ast.walk(tree):
-            if isinstance(node, _Function) and (pair := _pair(node, lines, module.lstrip("_"))):
+            if isinstance(node, _Function) and (pair := _pair(node, lines, module)):
                 yield pair
 
 

@@ -12,7 +12,7 @@ import torch
 
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
-from zoo.modalities.contracts import Batch, Encoder, Sample, to_device
+from zoo.modalities.contracts import Batch, Encoder, Sample, to_device, warn_of_cuts
 from zoo.probes.score import Labels
 from zoo.registry.build import build_codec
 
@@ -31,7 +31,7 @@ class Labelled:
             encoder: whose modality and preprocessing they are for.
             shards: as `zoo.pretrain` takes them.
         """
-        self.encoder = encoder
+        self.encoder, self._shards = encoder, str(shards)
         self.data, self._codec = ShardSet(shards, strict=True), build_codec(encoder.modality)
 
     def __len__(self) -> int:
@@ -76,12 +76,15 @@ class Labelled:
 
     def batches(self, indices: Sequence[int], size: int) -> Iterator[tuple[Batch, list[RawLabel]]]:
         """Preprocessed batches on the encoder's device, in this order, with their labels."""
+        cut = 0
         for start in range(0, len(indices), size):
             part = indices[start : start + size]
             samples = [self.sample(index) for index in part]
             labels = [self.label(i, sample) for i, sample in zip(part, samples, strict=True)]
             batch = self.encoder.preprocess.collate(list(map(self.encoder.preprocess, samples)))
+            cut += int(batch["cut"].sum()) if "cut" in batch else 0
             yield to_device(batch, self.device), labels
+        warn_of_cuts(self._shards, cut, len(indices))
 
 
 def label_arrays(*sets: Sequence[RawLabel]) -> list[Labels]:

@@ -35,9 +35,10 @@ _KNOWN: dict[str, tuple[str, float, bool]] = {
     "data_wait": ("Waiting for data, % of the time", 100, True),
     "memory_gb": ("Memory, GB", 1, True),
     "bad_samples": ("Bad samples so far", 1, True),
+    "cut": ("Samples cut to fit, %", 100, True),
     "skipped_steps": ("Skipped steps so far", 1, True),
 }
-_ONLY_IF_ANY = ("bad_samples", "skipped_steps")
+_ONLY_IF_ANY = ("bad_samples", "cut", "skipped_steps")
 
 Rows = Sequence[Mapping[str, float]]
 

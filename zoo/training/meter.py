@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from zoo.modalities.contracts import Batch, Encoder
+from zoo.modalities.contracts import Batch, Encoder, warn_of_cuts
 from zoo.objectives.contract import Objective
 from zoo.training.flops import ForwardFlops, peak_flops, train_flops
 from zoo.training.metrics import count_tokens, memory_gb
@@ -35,11 +35,13 @@ class Meter:
         self._peak = peak_flops(world.device)
         self._count = ForwardFlops(encoder, objective) if self._peak else None
         self._flops_per_token: float | None = None
+        self._warned = False
         self.begin()
 
     def begin(self) -> None:
         """Forgets everything since the last row."""
         self.steps = self.made = self.tokens = 0
+        self.cut: int | None = None
         self.waited, self._began = 0.0, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
 
@@ -61,6 +63,8 @@ class Meter:
                 self._flops_per_token = train_flops(flops) / max(1, alone)
             self._count = None
         self.tokens += tokens
+        if "cut" in micro[0]:
+            self.cut = (self.cut or 0) + sum(int(batch["cut"].sum()) for batch in micro)
 
     def add(self, values: dict[str, Tensor], *, made: bool) -> None:
         """A step's numbers; those of an update that was not made are left out."""
@@ -87,6 +91,12 @@ class Meter:
             "data_wait": waited / self.world.size / seconds,
             "memory_gb": memory_gb(self.world.device),
         }
+        if self.cut is not None:
+            (cut,), seen = self.world.total([self.cut]), self.steps * batch_size
+            row["cut"] = cut / max(1, seen)
+            if cut and self.world.is_main and not self._warned:
+                warn_of_cuts("training", cut, seen)
+                self._warned = True
         if self._flops_per_token is not None and self._peak is not None:
             done = self._flops_per_token * row["tokens_per_second"]
             row["mfu"] = done / (self.world.size * self._peak)
