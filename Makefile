@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typetree.py
 	$(BIN)/mypy
+	cd .typing && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(READY)
@@ -28,17 +29,21 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.building
 	$(BIN)/python -m zoo.benchmarks.speed.memory
 	$(BIN)/python -m zoo.benchmarks.speed.scale
+	$(BIN)/python -m zoo.benchmarks.speed.plan
 	$(BIN)/python -m zoo.benchmarks.speed.engine
 	$(BIN)/python -m zoo.benchmarks.speed.contrastive
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.code
+	$(BIN)/python -m zoo.benchmarks.speed.code_waiting
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step
 	$(BIN)/zoo bench claims
 	$(BIN)/python -m zoo.benchmarks.speed.vision
 	$(BIN)/python -m zoo.benchmarks.speed.vision_step
+	$(BIN)/python -m zoo.benchmarks.readme
+	$(BIN)/python -m zoo.benchmarks.speed.regression
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly. Both
 # compile to bytecode: where PYTHONDONTWRITEBYTECODE is set, every import would do it again.

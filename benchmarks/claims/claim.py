@@ -17,6 +17,15 @@ NAMES = (
     "biphasic",
     "packing",
     "voco",
+    "mae_mask_ratio",
+    "normalisation",
+    "nearest_mean",
+    "bird_prototypes",
+    "tabular_pretraining",
+    "infinite_lr",
+    "curriculum",
+    "caption_mixing",
+    "any_subset",
 )
 Values = dict[str, list[float]]  # of each way, one a seed
 

@@ -108,7 +108,8 @@ class LogMel:
         out = torch.empty(size, device=device)
         clips = 1 if device.type == "cpu" else CLIPS
         pieces = -(-count // (CPU_FRAMES * torch.get_num_threads())) if clips == 1 else 1
-        with torch.autocast(device.type, enabled=False):
+        kind = "cpu" if device.type == "meta" else device.type  # where FLOPs are counted
+        with torch.autocast(kind, enabled=False):
             for x, mel in zip(waveform.split(clips), out.split(clips), strict=True):
                 frames = (x - x.mean(dim=1, keepdim=True)).unfold(1, width, shift)[:, :count]
                 targets = mel[:, :count].tensor_split(pieces, 1)

@@ -7,7 +7,7 @@ import torch
 from zoo.modalities.contracts import to_device
 from zoo.modalities.progress import batch_starts
 from zoo.modalities.tables import TableEncoder, TablePreprocess
-from zoo.modalities.tabular.read import read_table
+from zoo.modalities.tabular.preprocess import table_of
 from zoo.modalities.tabular.table import Column, Table
 
 __all__ = ["RowEncoder"]
@@ -37,7 +37,8 @@ class RowEncoder(TableEncoder):
         """Pooled features of the rows of a table.
 
         Args:
-            inputs: what `read_table` takes; or a list of such, whose rows follow one another.
+            inputs: what `read_table` takes, or a sample; or a list of such, whose rows follow one
+                another.
             batch_size: rows that go through the encoder together.
             progress: a bar on the terminal; by default for more than one batch on a terminal.
             columns: statistics of the table that a model was fitted on; the rows' own by default.
@@ -51,7 +52,7 @@ class RowEncoder(TableEncoder):
                 for one in inputs
             ]
             return np.concatenate([np.empty((0, self.dim), np.float32), *parts])
-        table = read_table(inputs)
+        table = table_of(inputs)
         table = table if columns is None else table.like(columns)
         out = np.empty((table.rows, self.dim), np.float32)
         was_training = self.training

@@ -258,6 +258,9 @@ def test_options_are_frozen():
         "pretrain": [
             *("--data", "--device", "--out", "--profile", "--quiet", "--seed", "model", "options")
         ],
+        "plan": [
+            *("--data", "--gpu", "--gpus", "--mfu", "--model", "--mtbf", "--price", "options")
+        ],
         "export": ["--format", "--step", "out", "run"],
         "convert": ["--layout", "--to", "out", "source"],
         "publish": ["--dry-run", "--license", "--public", "--tag", "repo", "run"],

@@ -4,6 +4,7 @@ import pytest
 import torch
 from zoo.modalities.tabular.fixed import FixedEncoder
 from zoo.modalities.tabular.read import read_table
+from zoo.modalities.towers import TwoTowerEncoder
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
     ARCHITECTURES,
@@ -25,6 +26,7 @@ from zoo.errors import ConfigError, UnknownNameError, UsageError
 SMALL = {"dim": 24, "depth": 1, "heads": 2}
 TINY = {
     "vit": SMALL,
+    "two_towers": {},  # its card has small ones
     "spectrogram_vit": SMALL,
     "code": SMALL | {"hidden": 32},
     "t5": SMALL | {"decoder_depth": 1, "head_dim": 8, "hidden": 32},
@@ -91,8 +93,9 @@ OWN_IDS = {"start_id": 1, "end_id": 2, "mask_id": 3, "ordinary_ids": None}
 
 def views_of(encoder, objective):
     generator = torch.Generator().manual_seed(0)
-    if encoder.modality in ("code", "tabular"):  # where the task needs more than tensors
-        samples = texts() if encoder.modality == "code" else tables()
+    made = captions if isinstance(encoder, TwoTowerEncoder) else FULL.get(encoder.modality)
+    if made is not None:  # where the task needs more than tensors
+        samples = made()
         if isinstance(encoder, FixedEncoder):  # of one table
             samples = [samples[0]] * 2
         encoder.preprocess.fit(samples)
@@ -109,6 +112,14 @@ def tables():
     """A sample is a block of rows."""
     columns = {"size": [1.0, 2.5, None, 4.0], "colour": ["red", "blue", "red", "green"]}
     return [{"table": read_table(columns | {name: [4, 3, 2, 1]})} for name in ("age", "year")]
+
+
+def captions():
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator())
+    return [{"image": image, "text": name} for image, name in zip(images, "ab", strict=True)]
+
+
+FULL = {"code": texts, "tabular": tables}
 
 
 def raw(encoder):

@@ -15,6 +15,7 @@ COMMANDS = {
     "card": "zoo.cli.card",
     "catalogue": "zoo.cli.catalogue",
     "load-check": "zoo.cli.load_check",
+    "plan": "zoo.cli.plan",
     "pretrain": "zoo.cli.pretrain",
     "export": "zoo.cli.export",
     "publish": "zoo.cli.publish",
