@@ -157,6 +157,7 @@ class FixedPreprocess(TablePreprocess):
         if differing := sorted(set(names) ^ set(table.names)):
             raise DataError(f"columns {differing} are not both here and in the encoder's table")
         table = table.pick(names).like(schema.columns)
+        _check_kinds(table)
         numbers = np.zeros((table.rows, len(names)), np.float32)
         values = np.full((table.rows, len(names)), MISSING, np.int64)
         for i in range(self.sizes.numbers):
@@ -213,6 +214,21 @@ class FixedPreprocess(TablePreprocess):
             once = name in ("names", "types", "values", "value_column")
             batch[name] = several[0] if once else torch.cat(several)
         return batch
+
+
+def _check_kinds(table: Table) -> None:
+    """Numbers must not have become text, nor the other way: they would all count as missing."""
+    wrong = [
+        column.name
+        for column, cells in zip(table.columns, table.cells, strict=True)
+        if not cells.missing.all()
+        and (cells.codes if column.kind == "number" else cells.numbers) is not None
+    ]
+    if wrong:
+        raise DataError(
+            f"columns {wrong} are text where the encoder's table has numbers, or the other way: "
+            "say which they are with read_table(rows, kinds={...})"
+        )
 
 
 def _said(sizes: FixedConfig) -> str:

@@ -92,6 +92,9 @@ def test_what_cannot_work_is_refused(encoder):
         encoder.embed({name: values for name, values in ROWS.items() if name != "age"})
     with pytest.raises(UsageError, match=r"needs tables in word pieces.*masked_cells"):
         resolve_recipe("ft-transformer", "x", ["objective.name=unitabe"])
+    for name, values in (("size", ["a", "b", "c", "d"]), ("colour", [1, 2, 3, 4])):
+        with pytest.raises(DataError, match=rf"\['{name}'\] are text where"):
+            encoder.embed(ROWS | {name: values})
     other = zoo.create("ft-transformer", **TINY["ft-transformer"])
     with pytest.raises(UsageError, match="no schema yet"):
         other.embed(ROWS)
