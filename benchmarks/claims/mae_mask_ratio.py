@@ -28,9 +28,7 @@ def accuracy(encoder: zoo.Encoder, digits: Digits) -> float:
 
 def trials(seeds: int, folder: Path) -> Trials:
     """Accuracy and seconds of both ratios; which comes first changes from seed to seed."""
-    pretrained(
-        folder, 0, {"train.steps": 2, "train.save_every": 2}
-    )  # a first run costs more
+    pretrained(folder, 0, {"train.steps": 2, "train.save_every": 2})  # a first run costs more
 
     def measure(seed: int) -> dict[str, float]:
         found = {}

@@ -18,7 +18,7 @@ from zoo.benchmarks.speed.timing import RESULTS
 from zoo.modalities.code.codec import CodeCodec
 
 import zoo
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, UsageError
 
 
 def test_interval_of_paired_differences():
@@ -84,6 +84,21 @@ def test_the_command_keeps_json_and_a_picture(tmp_path):
     assert "var(" not in svg
     again = CliRunner().invoke(runner.command, [*words, "--show"], catch_exceptions=False)
     assert "+0.4033" in again.output
+
+
+def test_a_claim_that_cannot_be_tried_does_not_stop_the_others(tmp_path, monkeypatch):
+    values = {"a": [0.9, 0.91, 0.93], "b": [0.5, 0.52, 0.51]}
+
+    def found(name):
+        if name == "packing":
+            raise UsageError("a package is missing")
+        return made_up(values)
+
+    monkeypatch.setattr(runner, "NAMES", ("packing", "voco"))
+    monkeypatch.setattr(runner, "find", found)
+    done = CliRunner().invoke(runner.command, ["--out", str(tmp_path)])
+    assert str(done.exception) == "packing was not tried: a package is missing"
+    assert [result["claim"] for result in read_all(tmp_path)] == ["voco"]
 
 
 @pytest.mark.usefixtures("one_claim")
