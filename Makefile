@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typetree.py
 	$(BIN)/mypy
+	cd .typing && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(READY)
@@ -34,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.audio
 	$(BIN)/python -m zoo.benchmarks.speed.audio_step
 	$(BIN)/python -m zoo.benchmarks.speed.code
+	$(BIN)/python -m zoo.benchmarks.speed.code_waiting
 	$(BIN)/python -m zoo.benchmarks.speed.tabular
 	$(BIN)/python -m zoo.benchmarks.speed.volume
 	$(BIN)/python -m zoo.benchmarks.speed.volume_step

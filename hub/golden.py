@@ -19,6 +19,8 @@ from torch import Tensor
 from zoo.hub.export import HUB, load_export
 from zoo.hub.published import published_folder
 from zoo.modalities.contracts import Encoder, Raw
+from zoo.modalities.image_patches import ImagePreprocess
+from zoo.modalities.two_towers import TwoTowers
 from zoo.modalities.volume.preprocess import VolumePreprocess
 from zoo.modalities.volume.volume import Sequence as Scan
 from zoo.modalities.volume.volume import Volume
@@ -31,9 +33,9 @@ _TEXT = "def area(width, height):\n    return width * height  # of a rectangle\n
 
 
 def _image(encoder: Encoder) -> Sequence[Raw]:
-    config = encoder.config
-    assert not isinstance(config, Tensor | torch.nn.Module)
-    shape = (config.img_size, config.img_size, config.in_chans)
+    preprocess = encoder.preprocess
+    assert isinstance(preprocess, ImagePreprocess)
+    shape = (preprocess.img_size, preprocess.img_size, preprocess.in_chans)
     return [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)]
 
 
@@ -78,7 +80,8 @@ def fingerprint(encoder: Encoder) -> dict[str, str]:
     if encoder.modality not in _INPUTS:
         raise UsageError(f"{encoder.modality}: zoo has no input to try such an encoder with")
     found = {name: _digest(value) for name, value in encoder.state_dict().items()}
-    features = encoder.embed(_INPUTS[encoder.modality](encoder))
+    own = encoder.tower if isinstance(encoder, TwoTowers) else encoder
+    features = encoder.embed(_INPUTS[encoder.modality](own))
     return found | {"features of it": _digest(torch.from_numpy(features))}
 
 

@@ -28,15 +28,21 @@ def published_weights(entry: Weights) -> Path:
     return path
 
 
-def published_assets(entry: Weights, names: Sequence[str]) -> None:
-    """Fetches files that lie beside published weights, as far as the repository has them.
+def published_assets(entry: Weights, names: Sequence[str]) -> Path:
+    """Fetches files that belong to published weights, as far as there are such.
+
+    Returns:
+        The folder that they are in.
 
     Raises:
         UsageError, IntegrityError, StorageError, ZooError: as `zoo.hub.fetch.fetch`.
     """
-    source = pinned(entry.repo, entry.revision)
-    wanted = [_beside(entry, name) for name in names]
-    fetch(source, [name for name in wanted if name in source.files])
+    if names and entry.tokenizer is not None:
+        folder, source = Path(), pinned(entry.tokenizer)
+    else:
+        folder, source = Path(entry.file).parent, pinned(entry.repo, entry.revision)
+    wanted = [(folder / name).as_posix() for name in names]
+    return fetch(source, [name for name in wanted if name in source.files]) / folder
 
 
 def _beside(entry: Weights, name: str) -> str:

@@ -82,13 +82,13 @@ def _converted(state: State, layout: str | None) -> Converted:
     return convert(state, layout)
 
 
-def load_beside(preprocess: Preprocess, path: Path) -> None:
-    """Gives preprocessing the files that lie beside foreign weights, such as a tokenizer.
+def load_beside(preprocess: Preprocess, folder: Path) -> None:
+    """Gives preprocessing the files that lie in the folder of foreign weights: a tokenizer.
 
     Raises:
         DataError: a file that belongs to other weights.
     """
-    files = [path.parent / name for name in preprocess.asset_names]
+    files = [folder / name for name in preprocess.asset_names]
     preprocess.load_assets({file.name: file.read_bytes() for file in files if file.is_file()})
 
 

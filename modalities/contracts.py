@@ -32,6 +32,7 @@ __all__ = [
     "Preprocess",
     "Raw",
     "Sample",
+    "SampleEncoder",
     "TokenEncoder",
     "Tokens",
     "UniformEncoder",
@@ -189,11 +190,12 @@ class LoadReport:
 class Encoder(nn.Module, ABC):
     """A batch -> features; never knows which objective trains it."""
 
-    modality: ClassVar[str]
+    modality: str
     needs_words: ClassVar[str] = "an encoder"  # how an objective that needs this kind says so
     config_class: ClassVar[type]  # frozen dataclass: everything that shapes the encoder
     preprocess_class: ClassVar[type]  # frozen dataclass: the constants of its preprocessing
     layout: ClassVar[str | None] = None  # of files of weights, where their names cannot tell it
+    parts: ClassVar[tuple[str, ...]] = ()  # arguments that are encoders, of tables of their own
     dim: int
     preprocess: Preprocess
     load_report: LoadReport | None = None
@@ -275,7 +277,13 @@ class TokenEncoder(Encoder):
         )
 
 
-class UniformEncoder(Encoder):
+class SampleEncoder(Encoder):
+    """An encoder that gives one vector for each sample of a shard, which may have a label."""
+
+    needs_words = "one vector for each labelled sample"
+
+
+class UniformEncoder(SampleEncoder):
     """An encoder of samples that are all of one shape, so that any of them stack."""
 
     needs_words = "samples that are all of one shape"

@@ -6,12 +6,12 @@ Notation: B samples, N frames, P width of the stem, D width of the encoder.
 from abc import abstractmethod
 
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, Tokens
+from zoo.modalities.contracts import Batch, SampleEncoder, Tokens
 
 __all__ = ["FrameEncoder"]
 
 
-class FrameEncoder(Encoder):
+class FrameEncoder(SampleEncoder):
     """Signal -> stem -> frames -> trunk. Before the trunk frames may be replaced, not left out.
 
     Batches hold `lengths` (B,), the frames of each sample, on the host.

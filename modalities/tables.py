@@ -18,6 +18,8 @@ __all__ = [
     "PAD",
     "SPECIAL_VALUES",
     "START",
+    "PieceEncoder",
+    "PiecePreprocess",
     "TableEncoder",
     "TablePreprocess",
     "take_cells",
@@ -35,6 +37,10 @@ class TablePreprocess(Preprocess):
     def column_names(self, sample: Sample) -> list[str]:
         """Of the table of a sample, in the order of its columns."""
 
+
+class PiecePreprocess(TablePreprocess):
+    """One that reads names and strings by word pieces."""
+
     @abstractmethod
     def pieces(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Word pieces of each text, at most so many."""
@@ -46,12 +52,6 @@ class TableEncoder(TokenEncoder):
     needs_words = "the cells of tables"
     word_dim: int  # E
     token_a_cell: bool  # tokens are the cells of a row, in their order
-    spells: bool  # numbers are strings, and a row is pooled by its class token
-
-    @property
-    @abstractmethod
-    def piece_table(self) -> Tensor:
-        """(vocabulary, E) vectors of word pieces."""
 
     @abstractmethod
     def columns(self, names: Tensor, types: Tensor) -> Tensor:
@@ -59,7 +59,19 @@ class TableEncoder(TokenEncoder):
 
     @abstractmethod
     def strings(self, values: Tensor) -> Tensor:
-        """(V, P) word pieces -> (V, E), one vector a string."""
+        """(V, P) ids -> (V, E), one vector a string."""
+
+
+class PieceEncoder(TableEncoder):
+    """One that knows names and strings by word pieces, so that new ones have vectors too."""
+
+    needs_words = "tables in word pieces"
+    spells: bool  # numbers are strings, and a row is pooled by its class token
+
+    @property
+    @abstractmethod
+    def piece_table(self) -> Tensor:
+        """(vocabulary, E) vectors of word pieces."""
 
 
 def take_cells(batch: Batch, keep: Tensor) -> Batch:

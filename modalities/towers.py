@@ -1,29 +1,31 @@
-"""Two towers, of images and of texts, as objectives and zero-shot classifiers see them.
+"""Two towers, of anything and of texts, as objectives and zero-shot classifiers see them.
 
-Notation: B images or texts, S side, L tokens of a text, E width that both towers share.
+Fields of a batch that hold texts are called `text_...`; all others are the other tower's.
+
+Notation: B samples or texts, E width that both towers share.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from zoo.modalities.contracts import Encoder, Preprocess
+from zoo.modalities.contracts import Batch, Preprocess, SampleEncoder
 
 __all__ = ["TwoTowerEncoder", "TwoTowerPreprocess"]
 
 
 class TwoTowerPreprocess(Preprocess):
-    """A preprocessing of images that has a tokenizer, too."""
+    """A preprocessing of anything that reads texts, too."""
 
     @abstractmethod
-    def ids(self, texts: Sequence[str]) -> Tensor:
-        """(B, L) int64 with start and end; what is longer is cut, what is shorter filled up."""
+    def caption(self, text: str) -> Batch:
+        """The fields `text_...` of one text, as `collate` takes them."""
 
 
-class TwoTowerEncoder(Encoder):
-    """Vectors of images and of texts that can be compared."""
+class TwoTowerEncoder(SampleEncoder):
+    """Vectors of anything and of texts that can be compared; the pooled features are the former."""
 
-    needs_words = "towers of images and of texts"
+    needs_words = "a tower of texts beside its own"
 
     @property
     @abstractmethod
@@ -36,9 +38,5 @@ class TwoTowerEncoder(Encoder):
         """(1,) of SigLIP's loss, or None."""
 
     @abstractmethod
-    def encode_image(self, image: Tensor, *, normalize: bool = False) -> Tensor:
-        """(B, 3, S, S) -> (B, E), of unit length where `normalize`."""
-
-    @abstractmethod
-    def encode_text(self, texts: Tensor | Sequence[str], *, normalize: bool = False) -> Tensor:
-        """Texts, or their ids (B, L), -> (B, E), of unit length where `normalize`."""
+    def encode_text(self, texts: Batch | Sequence[str], *, normalize: bool = False) -> Tensor:
+        """Texts, or a batch with their fields, -> (B, E), of unit length where `normalize`."""

@@ -6,7 +6,15 @@ Notation: B samples, N tokens of a sample, T tokens of a packed batch, D width, 
 from abc import abstractmethod
 
 from torch import Tensor, nn
-from zoo.modalities.contracts import Batch, Features, Preprocess, Sample, TokenEncoder, Tokens
+from zoo.modalities.contracts import (
+    Batch,
+    Features,
+    Preprocess,
+    Sample,
+    SampleEncoder,
+    TokenEncoder,
+    Tokens,
+)
 
 __all__ = ["CausalEncoder", "VocabularyEncoder", "WordPreprocess", "WriterEncoder"]
 
@@ -34,7 +42,7 @@ class WordPreprocess(Preprocess):
         """
 
 
-class VocabularyEncoder(TokenEncoder):
+class VocabularyEncoder(TokenEncoder, SampleEncoder):
     """A token encoder of ids below `vocab_size`, whose embedding a head may share."""
 
     needs_words = "token ids of a vocabulary"

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from zoo.modalities.contracts import Batch, Encoder, GridEncoder
+from zoo.modalities.contracts import Batch, GridEncoder, SampleEncoder
 from zoo.modalities.positions import sincos_positions
 
 __all__ = ["CropEncoder", "SequenceDecoder", "SequenceEncoder", "volume_positions"]
 
 
-class CropEncoder(Encoder):
+class CropEncoder(SampleEncoder):
     """Takes `volume` (B, C, X, Y, Z) of many sizes, so that crops go through it like whole ones.
 
     Features of a volume do not depend on the others of its batch: the encoder may divide it.

@@ -1,11 +1,13 @@
 """Image and text find each other among all of the batch: CLIP (2103.00020), SigLIP (2303.15343).
 
+Or sound, volume, table and text: whatever the encoder has a tower of texts beside.
+
 Scale and bias are the encoder's: they belong to published weights. Pairs with the same caption are
 no negatives of each other (CLIP's loss only). Captions may be drawn from several sources, as VeCLIP
 (arXiv 2310.07699) mixes a page's text and a captioner's. With entities, to tell an image's class is
 a second task beside this one (MOFI, arXiv 2306.07952).
 
-Notation: B pairs of this process, L tokens of a caption, E width that both towers share.
+Notation: B pairs of this process, E width that both towers share.
 """
 
 import math
@@ -48,7 +50,7 @@ class ImageTextConfig:
 
 
 class ImageText(Objective):
-    """Batches hold `image` (B, 3, S, S), `ids` (B, L) and `caption_ids` (B, 1).
+    """Batches hold what the encoder takes, its texts as `text_...`, and `caption_ids` (B, 1).
 
     Where there are entities, also `label` (B, 1).
     """
@@ -68,15 +70,15 @@ class ImageText(Objective):
             self.classifier = EntityClassifier(encoder.embed_dim, config.entities)
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
-        """One augmentation of the image, and the ids of one caption.
+        """One augmentation of the sample, and one caption.
 
         Raises:
             DataError: the sample has no caption, or no class where there are entities.
         """
         assert isinstance(preprocess, TwoTowerPreprocess)
-        ids = preprocess.ids([self._caption(sample, generator)])[0]
-        same = torch.tensor([content_id(ids)])
-        batch = preprocess.augment(sample, generator) | {"ids": ids, "caption_ids": same}
+        text = preprocess.caption(self._caption(sample, generator))
+        same = torch.tensor([content_id(*text.values())])
+        batch = preprocess.augment(sample, generator) | text | {"caption_ids": same}
         if self.classifier is not None:
             batch["label"] = self._entity(sample)
         return batch
@@ -87,11 +89,10 @@ class ImageText(Objective):
         With entities the weighted sum of the parts `contrast` and `entities`, without weights.
         """
         assert isinstance(encoder, TwoTowerEncoder)
-        images = encoder.encode_image(batch["image"]).float()
-        texts = encoder.encode_text(batch["ids"]).float()
-        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, texts))
+        vectors = encoder(batch).pooled, encoder.encode_text(batch)
+        a, b = (torch.nn.functional.normalize(x.float(), dim=-1) for x in vectors)
         scale = encoder.logit_scale.exp()
-        total = self._loss(a, b, scale, encoder.logit_bias, batch["caption_ids"])
+        total = self._loss(a, b, scale, encoder.logit_bias, batch["caption_ids"].view(-1, 1))
         metrics = {"similarity": (a * b).sum(1).mean(), "scale": scale.squeeze()}
         if self.classifier is None:
             return Losses(total=total, metrics=metrics)
@@ -101,7 +102,7 @@ class ImageText(Objective):
 
     def count(self, batch: Batch) -> int:
         """Pairs."""
-        return len(batch["ids"])
+        return len(batch["caption_ids"])
 
     @torch.no_grad()
     def after_step(self, encoder: Encoder) -> None:

@@ -4,11 +4,12 @@ Notation: B samples of this process, E width of vectors.
 """
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample
+from zoo.modalities.contracts import Batch, Encoder, Preprocess, Sample, SampleEncoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.projector import plain_projector
 
@@ -20,6 +21,7 @@ __all__ = ["LabelledObjective", "label_of"]
 class LabelledObjective(Objective):
     """Batches are the encoder's with `label` (B,) or (B, 1), from samples that have a label."""
 
+    requires: ClassVar[type[Encoder]] = SampleEncoder
     compares_samples = True
 
     def __init__(self, encoder: Encoder, *, hidden_dim: int, output_dim: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Encoder, Features, Preprocess, Sample
+from zoo.modalities.vocabulary import VocabularyEncoder
 from zoo.objectives.content import content_id
 from zoo.objectives.contract import Losses, Objective
 from zoo.objectives.contrastive_losses import info_nce
@@ -45,6 +46,7 @@ class TextCode(Objective):
     `pair_ids` (B, 2) says which texts, and which codes, are the same.
     """
 
+    requires: ClassVar[type[Encoder]] = VocabularyEncoder
     config_class: ClassVar[type] = TextCodeConfig
     compares_samples = True
 

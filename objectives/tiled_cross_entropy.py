@@ -82,7 +82,7 @@ class _Tiled(Function):
         ctx: "_Tiled", scale: Tensor, _: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        x, weight, bias = (gradient * scale for gradient in saved)
+        x, weight, bias = (gradient.mul_(scale) for gradient in saved)
         return x, weight, bias, None, None
 
 

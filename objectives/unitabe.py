@@ -25,8 +25,8 @@ from zoo.modalities.tables import (
     PAD,
     SPECIAL_VALUES,
     START,
-    TableEncoder,
-    TablePreprocess,
+    PieceEncoder,
+    PiecePreprocess,
     take_cells,
 )
 from zoo.objectives.column_views import column_views, repeat_rows
@@ -111,13 +111,13 @@ def _mlp(width: int, dim: int) -> nn.Sequential:
 class UniTabEObjective(Objective):
     """Batches hold each row three times in turn, and `prompts` (R, P), `targets` (R, S)."""
 
-    requires: ClassVar[type[Encoder]] = TableEncoder
+    requires: ClassVar[type[Encoder]] = PieceEncoder
     config_class = UniTabEObjectiveConfig
     compares_samples = True
 
     def __init__(self, config: UniTabEObjectiveConfig, encoder: Encoder) -> None:
         super().__init__()
-        assert isinstance(encoder, TableEncoder)
+        assert isinstance(encoder, PieceEncoder)
         if not encoder.spells:
             raise ValueError(
                 "unitabe spells values from the class token: set encoder.numbers=digits and "
@@ -128,7 +128,7 @@ class UniTabEObjective(Objective):
 
     def prepare(self, sample: Sample, preprocess: Preprocess, generator: torch.Generator) -> Batch:
         """Hides cells of each row, and asks for one of them."""
-        assert isinstance(preprocess, TablePreprocess)
+        assert isinstance(preprocess, PiecePreprocess)
         block = preprocess.augment(sample, generator)
         rows, columns = len(block["lengths"]), len(block["names"])
         values = block["cell_value"].view(rows, columns)
@@ -149,7 +149,7 @@ class UniTabEObjective(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Losses:
         """Cross-entropy over the target's pieces, and the contrastive term; parts of both."""
-        assert isinstance(encoder, TableEncoder)
+        assert isinstance(encoder, PieceEncoder)
         encoded = encoder.encode(encoder.tokenize(batch))
         x, valid = _padded(encoded, _VIEWS)
         table = encoder.piece_table
@@ -166,7 +166,7 @@ class UniTabEObjective(Objective):
         return Losses(total=total, parts=parts)
 
     def log_likelihoods(
-        self, encoder: TableEncoder, batch: Batch, prompt: Tensor, options: Tensor
+        self, encoder: PieceEncoder, batch: Batch, prompt: Tensor, options: Tensor
     ) -> Tensor:
         """How likely each option is what the decoder spells.
 

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zoo.registry.catalogue import card, find
 from zoo.registry.recipe import Recipe
@@ -32,12 +32,15 @@ ARCHITECTURES = {
     "vit": "zoo.modalities.vision.vit:ViT",
     "timm": "zoo.modalities.vision.timm_encoder:TimmEncoder",
     "open_clip": "zoo.modalities.vision.open_clip:OpenCLIP",
+    "two_towers": "zoo.modalities.two_towers:TwoTowers",
     "spectrogram_vit": "zoo.modalities.audio.encoder:SpectrogramViT",
     "wav2vec2": "zoo.modalities.audio.wav2vec2:Wav2Vec2",
     "code": "zoo.modalities.code.encoder:CodeEncoder",
     "t5": "zoo.modalities.code.t5:T5",
     "t5_encoder": "zoo.modalities.code.t5:T5Encoder",
     "unitabe": "zoo.modalities.tabular.encoder:UniTabE",
+    "ft_transformer": "zoo.modalities.tabular.ft_transformer:FTTransformer",
+    "saint": "zoo.modalities.tabular.saint:Saint",
     "swin3d": "zoo.modalities.volume.swin:Swin3D",
     "vit3d": "zoo.modalities.volume.vit3d:ViT3D",
     "crop_vit3d": "zoo.modalities.volume.crop_vit:CropViT3D",
@@ -120,8 +123,9 @@ def build_encoder(spec: Spec) -> "Encoder":
     """The encoder with random weights, or without any inside `torch.device("meta")`."""
     cls = _architecture(spec.encoder)
     config, constants = _configs(cls, spec, where=spec.name)
+    parts = {name: build_encoder(part) for name, part in _parts(cls, spec).items()}
     try:
-        return cls(config, constants)
+        return cls(config, constants, **parts)
     except ValueError as error:  # what only the two together can say
         raise ConfigError(f"{spec.name}: {error}") from None
 
@@ -245,12 +249,29 @@ def _complete(spec: Spec, *, where: str) -> Spec:
     """The same spec with every argument written out, so that later defaults cannot change it."""
     cls = _architecture(spec.encoder)
     config, constants = _configs(cls, spec, where=where)
+    parts = {
+        name: _complete(part, where=f"{where}, {name}") for name, part in _parts(cls, spec).items()
+    }
+    args = to_table(config) | {name: part.encoder for name, part in parts.items()}
     return Spec(
         name=spec.name,
         modality=spec.modality,
-        encoder={"name": spec.encoder["name"], **to_table(config)},
-        preprocess=to_table(constants),
+        encoder={"name": spec.encoder["name"], **args},
+        preprocess=to_table(constants) | {name: p.preprocess for name, p in parts.items()},
     )
+
+
+def _parts(cls: "type[Encoder]", spec: Spec) -> dict[str, Spec]:
+    """The encoders that one is made of; what they are was checked with its own arguments."""
+    return {
+        name: Spec(
+            name=spec.name,
+            modality=spec.modality,
+            encoder=cast("dict[str, Value]", spec.encoder[name]),
+            preprocess=cast("dict[str, Value]", spec.preprocess.get(name, {})),
+        )
+        for name in cls.parts
+    }
 
 
 def _configs(cls: "type[Encoder]", spec: Spec, *, where: str) -> tuple[object, object]:

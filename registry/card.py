@@ -42,6 +42,7 @@ class Weights:
     repo: str  # on the Hugging Face Hub
     file: str
     layout: str  # how its keys are named: see zoo.hub.convert
+    tokenizer: str | None = None  # repository of the tokenizer, where it is not beside the file
     licence: str | None = None
     revision: str | None = None  # 40-hex commit
     sha256: str | None = None

@@ -1,8 +1,9 @@
 """Models of open_clip as rows and cards: `open-clip/NAME`, or `open-clip/NAME.TAG` with weights.
 
 Pixel statistics, interpolation, the way to resize and the activation are those that open_clip says
-of a tag: they belong to the weights, not to the name. Models whose tokenizer or text tower is one
-of transformers, and CoCa, are left out. open_clip takes seconds to import.
+of a tag: they belong to the weights, not to the name. A tokenizer that is not CLIP's comes from the
+repository that open_clip names. Models with a text tower of transformers, and CoCa, are left out.
+open_clip takes seconds to import.
 """
 
 from functools import cache
@@ -94,14 +95,14 @@ def _weights(model: str, tag: str) -> Weights:
         repo="/".join(parts[:2]),
         file="/".join(parts[2:]) or _library().constants.HF_SAFE_WEIGHTS_NAME,
         layout="open_clip",
+        tokenizer=_library().get_model_config(model)["text_cfg"].get("hf_tokenizer_name"),
         licence="NONE",
     )
 
 
 def _is_known(model: str) -> bool:
     facts = _library().get_model_config(model)
-    text = facts["text_cfg"]
-    return "multimodal_cfg" not in facts and not any(key.startswith("hf_") for key in text)
+    return "multimodal_cfg" not in facts and "hf_model_name" not in facts["text_cfg"]
 
 
 def _library() -> Any:  # noqa: ANN401 - open_clip comes without types

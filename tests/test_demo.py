@@ -26,6 +26,7 @@ def test_report_is_whole_and_self_contained(demo):
     assert "@import" not in text
     for part in (
         *("raw pixels", "same encoder, random weights", "zoo: MAE pretrained"),
+        *("supervision by words", "text to image, R@5", "zoo: CLIP pretrained", "of no caption"),
         *("No real bird", "mean spectrum, linear", "zoo: MAE pretrained, prototypical"),
         *("bigrams, both neighbours", "TF-IDF of words", "zoo: masked LM pretrained"),
         *("No scan of anybody", "VoCo, shuffled labels", "zoo: VoCo", "hidden patches filled in"),

@@ -112,22 +112,6 @@ def test_dependencies_point_one_way(layer):
     assert not wrong
 
 
-def test_modalities_do_not_know_each_other():
-    folders = [path.name for path in (ROOT / "modalities").iterdir() if path.is_dir()]
-    for path in SOURCES:
-        for name in _imports(path):
-            parts = name.split(".")
-            if path.parts[-3:-1][0] == "modalities" and parts[:2] == ["zoo", "modalities"]:
-                assert parts[2] not in folders or parts[2] == path.parent.name, path
-
-
-def test_objectives_know_no_modality():
-    folders = [path.name for path in (ROOT / "modalities").iterdir() if path.is_dir()]
-    for path in (ROOT / "objectives").glob("*.py"):
-        for name in _imports(path):
-            assert name.split(".")[:2] != ["zoo", "modalities"] or name.split(".")[2] not in folders
-
-
 def test_index_is_fresh():
     fresh = (REGISTRY / "index.json").read_text() == render_index()
     assert fresh, "a card has changed: run `python -m zoo.registry`"

@@ -3,14 +3,18 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from zoo.hub.export import save_export
 from zoo.hub.golden import fingerprint
 from zoo.modalities.tabular.read import read_table
+from zoo.registry.build import encoder_spec
 
 import zoo
+from zoo.cli.embed import command as embed_command
 from zoo.errors import DataError, UsageError
 from zoo.tabular import Classifier, Imputer, Regressor, write_tables
 
@@ -117,3 +121,22 @@ def test_publishing_has_rows_to_try_an_encoder_with():
         encoder.preprocess.fit([{"table": read_table(rows()[0])}])
     one, same, other = (fingerprint(encoder)["features of it"] for encoder in encoders)
     assert one == same != other
+
+
+def test_the_command_embeds_every_row_of_files(tmp_path):
+    frame, _, _ = rows(5)
+    encoder = zoo.create("unitabe-small", seed=0, depth=1)
+    encoder.preprocess.fit([{"table": read_table(frame)}])
+    save_export(tmp_path / "x", encoder, encoder_spec("unitabe-small", {"depth": 1}))
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for file, part in zip(files, (frame[:3], frame[3:]), strict=True):
+        part.to_csv(file, index=False)
+    output = tmp_path / "features.npz"
+    words = [f"{tmp_path / 'x'}/", *map(str, files), "-o", str(output)]
+    done = CliRunner().invoke(embed_command, words)
+    assert "5 x 64" in done.output
+    with np.load(output) as stored:
+        np.testing.assert_array_equal(stored["features"], zoo.load(tmp_path / "x").embed(files))
+        assert stored["names"].tolist() == [f"{files[0]}:{i}" for i in range(3)] + [
+            f"{files[1]}:{i}" for i in range(2)
+        ]

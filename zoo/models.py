@@ -131,7 +131,7 @@ def _from_catalogue(
     spec = encoder_spec(name, changes, preprocess)
     if weights is not None:
         encoder = load_encoder(spec, Path(weights), layout=layout)
-        load_beside(encoder.preprocess, Path(weights))
+        load_beside(encoder.preprocess, Path(weights).parent)
         return encoder
     if not known:
         raise UsageError(
@@ -151,8 +151,8 @@ def _published(spec: Spec, entry: Weights) -> Encoder:
 
     path = published_weights(entry)
     encoder = load_encoder(spec, path, layout=entry.layout)
-    published_assets(entry, encoder.preprocess.asset_names)
-    load_beside(encoder.preprocess, path)
+    folder = published_assets(entry, encoder.preprocess.asset_names)
+    load_beside(encoder.preprocess, folder)
     return encoder
 
 

@@ -58,7 +58,7 @@ def _take(source: str, encoder: Encoder) -> dict[str, Tensor]:
         converted = convert(read_state(path), encoder.layout)
         weights, heads = converted.encoder, converted.objective
         if not encoder.preprocess.ready:
-            load_beside(encoder.preprocess, path)
+            load_beside(encoder.preprocess, path.parent)
     encoder.adapt(weights)
     check_fit(encoder, weights, path)
     encoder.load_state_dict(weights)

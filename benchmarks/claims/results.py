@@ -14,9 +14,9 @@ from zoo.benchmarks.claims.claim import NAMES, Claim, Trials
 from zoo.benchmarks.claims.paired import Gain, gain, overall
 
 import zoo
-from zoo.cli.text import columns
 from zoo.files import write_atomic
 from zoo.report.forest import Effect
+from zoo.text import columns
 
 __all__ = ["effects", "keep", "read_all", "render", "summarise"]
 

@@ -17,8 +17,8 @@ from typing import Any
 import click
 from zoo.benchmarks.speed.timing import RESULTS
 
-from zoo.cli.text import columns
 from zoo.errors import UsageError
+from zoo.text import columns
 
 __all__ = ["FALL", "changes", "command"]
 

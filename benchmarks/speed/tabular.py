@@ -6,7 +6,9 @@ training step packs, hides and trains `unitabe-small` on 8 blocks of 16 rows.
 
 import io
 import json
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -22,6 +24,8 @@ from zoo.registry.build import build_objective
 import zoo
 
 ROWS, BLOCK = 100_000, 1024
+STEP = 128  # rows of a training step
+THREADS = (1, 2)
 
 
 def synthetic() -> Table:
@@ -71,7 +75,7 @@ def _parquet(data: bytes) -> list[object]:
     return [next(cells_of(n, batch.column(n))) for batch in batches for n in batch.column_names]
 
 
-def training(table: Table) -> Callable[[], object]:
+def training(table: Table, threads: int) -> Callable[[], object]:
     """One step of the card's objective on 8 x 16 rows, preparation included."""
     encoder = zoo.create("unitabe-small", seed=0)
     encoder.preprocess.fit([{"table": table.take(np.arange(2000))}])
@@ -81,7 +85,8 @@ def training(table: Table) -> Callable[[], object]:
     block: dict[str, object] = {"table": table.take(np.arange(BLOCK))}
 
     def step() -> None:
-        parts = [objective.prepare(block, encoder.preprocess, generator) for _ in range(8)]
+        torch.set_num_threads(threads)
+        parts = [objective.prepare(block, encoder.preprocess, generator) for _ in range(STEP // 16)]
         loss = objective(encoder, encoder.preprocess.collate(parts)).total
         optimizer.zero_grad()
         loss.backward()
@@ -91,13 +96,21 @@ def training(table: Table) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Decoding on one thread, then training on all."""
-    threads = torch.get_num_threads()
+    """Decoding in seconds of the processor, as one thread has them; then training on 1 and 2."""
     pa.set_cpu_count(1)
     table = synthetic()
-    report("tabular_decoding", alternate(decoders(table), 3), base="json lines to dicts")
-    seconds = alternate({f"step of 128 rows, {threads} threads": training(table)}, 10)
+    seconds = alternate(decoders(table), 3, time.process_time)
+    report("tabular_decoding", seconds, base="json lines to dicts")
+    _rows(seconds, ROWS)
+    steps = {f"step of {STEP} rows, {n} thread{'s' * (n > 1)}": training(table, n) for n in THREADS}
+    seconds = alternate(steps, 20)
     report("tabular_step", seconds, base=next(iter(seconds)))
+    _rows(seconds, STEP)
+
+
+def _rows(seconds: Mapping[str, list[float]], count: int) -> None:
+    for name, times in seconds.items():
+        print(f"{name:<34} {count / statistics.median(times):>12,.0f} rows/s")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ from zoo.registry.catalogue import find, is_folder
 from zoo.registry.schema import override
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import UsageError
 from zoo.evaluation import Kind
 from zoo.files import cache_folder, write_atomic
 from zoo.probes.score import Score, mean_score
+from zoo.text import columns
 
 __all__ = ["LINES", "TASKS", "Line", "measure", "published"]
 

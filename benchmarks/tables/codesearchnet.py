@@ -26,9 +26,9 @@ from zoo.modalities.code.preprocess import CodePreprocess
 from zoo.modalities.contracts import Encoder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import DataError, UsageError
 from zoo.probes.search import cosine, reciprocal_ranks
+from zoo.text import columns
 
 __all__ = ["LANGUAGES", "PUBLISHED", "Split", "command", "measure", "read_split"]
 

@@ -10,6 +10,7 @@ _MODULES = {
     "birdset": "birdset",
     "imagenet": "imagenet_mae",
     "chestxray14": "chestxray14",
+    "clip-zeroshot": "clip_zeroshot",
     "btcv": "btcv",
     "brats": "brats",
     "codesearchnet": "codesearchnet",

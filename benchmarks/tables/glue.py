@@ -22,13 +22,13 @@ from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.contracts import Encoder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.data.building.build import write_shards
 from zoo.data.shard.write import MANIFEST
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
 from zoo.files import cache_folder, sha256_of
 from zoo.probes.score import Labels, Score
+from zoo.text import columns
 
 __all__ = ["PUBLISHED", "TASKS", "Task", "command", "examples", "measure", "shards_of", "value"]
 

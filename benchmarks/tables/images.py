@@ -15,11 +15,11 @@ from zoo.registry.build import encoder_spec
 from zoo.registry.catalogue import is_folder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.errors import UsageError
 from zoo.evaluation import Kind
 from zoo.files import cache_folder, write_atomic
 from zoo.probes.score import Score
+from zoo.text import columns
 
 __all__ = ["Line", "Table", "place_of"]
 

@@ -22,11 +22,11 @@ from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.contracts import Encoder
 
 import zoo
-from zoo.cli.text import columns
 from zoo.data.building.build import write_shards
 from zoo.demo.stdlib import digest_of
 from zoo.demo.stdlib_pairs import stdlib_pairs
 from zoo.probes.search import SearchPairs, SearchScore, cosine, search_probe
+from zoo.text import columns
 
 __all__ = ["is_held_back", "measure", "train", "write_pairs"]
 

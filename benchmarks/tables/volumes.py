@@ -16,7 +16,6 @@ from zoo.modalities.volume.preprocess import VolumePreprocess, VolumePreprocessC
 from zoo.registry.schema import read
 
 import zoo
-from zoo.cli.text import columns
 from zoo.data.shard.write import MANIFEST
 from zoo.errors import DataError, UsageError
 from zoo.files import write_atomic
@@ -24,6 +23,7 @@ from zoo.probes.heads import seeded
 from zoo.probes.score import bootstrap
 from zoo.probes.segmentation import DiceScore, SegmentationRecipe, probe_segmentation
 from zoo.probes.volumes import Structures
+from zoo.text import columns
 
 __all__ = ["LINES", "Case", "Table", "constants", "load", "write_cases"]
 

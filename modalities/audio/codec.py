@@ -1,18 +1,18 @@
-"""Recordings in shards: a file as it is (wav, flac, ogg, ...), with `json` facts and a `cls` label.
+"""Recordings in shards: a file as it is (wav, flac, ogg, ...); beside it `cls`, `json` and `txt`.
 
 A decoded sample holds an open recording, so that training decodes the seconds that it uses.
 """
 
-import json
 import struct
 from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 from zoo.modalities.audio.decode import EXTENSIONS, Recording, check_length
+from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.bounds import MAX_COMPRESSED, check_size
 from zoo.modalities.contracts import Buffer, Codec, Sample
-from zoo.modalities.members import Audio, decode_member, find_member
+from zoo.modalities.members import Audio, find_member
 
 __all__ = ["AudioCodec"]
 
@@ -20,7 +20,7 @@ _PCM, _FLOAT = 1, 3  # formats of a wav
 
 
 class AudioCodec(Codec):
-    """{"audio": `Recording`, "label": int, "facts": dict} <-> wav, cls and json."""
+    """{"audio": `Recording`, "label": int, "facts": dict, "text": str} <-> wav, cls, json, txt."""
 
     def encode(self, raw: Sample) -> dict[str, bytes]:
         """A lossless wav, and facts as JSON with sorted keys: equal samples give equal bytes.
@@ -30,26 +30,16 @@ class AudioCodec(Codec):
         audio = raw["audio"]
         samples, rate = audio if isinstance(audio, Audio) else (audio, int(str(raw["rate"])))
         values = samples.numpy() if isinstance(samples, Tensor) else np.asarray(samples)
-        members = {"wav": _wav(np.atleast_2d(values), rate)}
-        if "label" in raw:
-            members["cls"] = str(raw["label"]).encode()
-        if "facts" in raw:
-            members["json"] = json.dumps(raw["facts"], sort_keys=True).encode()
-        return members
+        return {"wav": _wav(np.atleast_2d(values), rate), **encode_beside(raw)}
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"audio": open `Recording`}, and "facts" and "label" where there are json and cls."""
+        """{"audio": open `Recording`}, and what else there is: "facts", "label", "text"."""
         extension, data = find_member(members, EXTENSIONS, what="audio")
         if extension != "wav":
             check_size(f"{extension} member", len(data), MAX_COMPRESSED)
         recording = Recording(data, name=extension)
         check_length(extension, recording.frames, recording.rate, recording.channels)
-        sample: Sample = {"audio": recording}
-        if "json" in members:
-            sample["facts"] = decode_member("json", members["json"])
-        if "cls" in members:
-            sample["label"] = decode_member("cls", members["cls"])
-        return sample
+        return {"audio": recording, **decode_beside(members)}
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Seconds, samples a second, channels and root mean square; decodes all of it."""

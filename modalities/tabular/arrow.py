@@ -39,7 +39,7 @@ def open_arrow(source: object) -> pa.Table:
         twice = sorted({str(name) for name in names if names.count(name) > 1})
         raise DataError(f"column names that stand twice: {twice}; rename them")
     if isinstance(source, dict):
-        return pa.table({str(name): _array(list(values)) for name, values in source.items()})
+        return pa.table({str(n): _array(list(values), str(n)) for n, values in source.items()})
     if hasattr(source, "iloc"):  # pandas: its index is no column, its object columns may be mixed
         named = names != [*range(len(names))]  # pandas counts columns that have no names
         given = [str(name) if named else f"x{name}" for name in names]
@@ -58,11 +58,11 @@ def _pandas_column(frame: object, name: object) -> pa.Array:
         return _stored(objects(series.tolist(), str(name)))
 
 
-def _array(values: list[object]) -> pa.Array:
+def _array(values: list[object], name: str) -> pa.Array:
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return _stored(objects(values))
+        return _stored(objects(values, name))
 
 
 def to_arrow(table: Table) -> pa.Table:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
-from zoo.modalities.contracts import Buffer, Codec, Sample, decode_label
+from zoo.modalities.contracts import Buffer, Codec, Sample
 from zoo.modalities.members import find_member
 from zoo.modalities.tabular.read import import_arrow
 from zoo.modalities.tabular.table import Cells, Column, Kind, Table
@@ -27,7 +28,10 @@ _KINDS = ("number", "boolean", "category", "text")
 
 
 class TabularCodec(Codec):
-    """{"table": Table} <-> arrow; the "label" of a table of one row <-> cls."""
+    """{"table": Table, "facts": dict, "label": int, "text": str} <-> arrow, json, cls, txt.
+
+    A label is of a table of one row.
+    """
 
     def __init__(self, compression: Literal["zstd", "lz4"] | None = None) -> None:
         self.compression = compression
@@ -45,19 +49,14 @@ class TabularCodec(Codec):
         options = pa.ipc.IpcWriteOptions(compression=self.compression)
         with pa.ipc.new_stream(sink, block.schema, options=options) as writer:
             writer.write_table(block)
-        members = {"arrow": sink.getvalue().to_pybytes()}
-        if "label" in raw:
-            members["cls"] = str(raw["label"]).encode()
-        return members
+        return {"arrow": sink.getvalue().to_pybytes(), **encode_beside(raw)}
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"table": Table}, and "label"; a block of another writer is read with inferred kinds."""
-        table = self._table(members)
-        if "cls" not in members:
-            return {"table": table}
-        if table.rows != 1:
+        """{"table": Table} and the rest; a block of another writer is read with inferred kinds."""
+        table, beside = self._table(members), decode_beside(members)
+        if "label" in beside and table.rows != 1:
             raise DataError(f"a label (a cls member) is of one row, this block has {table.rows}")
-        return {"table": table, "label": decode_label(bytes(members["cls"]))}
+        return {"table": table, **beside}
 
     def _table(self, members: Mapping[str, Buffer]) -> Table:
         _, data = find_member(members, ("arrow",), what="table")

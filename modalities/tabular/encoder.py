@@ -17,19 +17,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
 from zoo.modalities.blocks import Attend, Attention
-from zoo.modalities.contracts import Batch, Features, Tokens, to_device
+from zoo.modalities.contracts import Batch, Features, Tokens
 from zoo.modalities.packing import Packed
-from zoo.modalities.progress import batch_starts
-from zoo.modalities.tables import TableEncoder
+from zoo.modalities.tables import PieceEncoder
 from zoo.modalities.tabular.numbers import Linear, Periodic, PiecewiseLinear
 from zoo.modalities.tabular.preprocess import TabularPreprocess, TabularPreprocessConfig
-from zoo.modalities.tabular.read import read_table
-from zoo.modalities.tabular.table import Column, Table
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.words import Words
 
 __all__ = ["PostNormBlock", "TabUnit", "UniTabE", "UniTabEConfig", "WordEmbedding"]
@@ -185,13 +182,12 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.dropout(self.fc2(hidden)))
 
 
-class UniTabE(TableEncoder):
+class UniTabE(RowEncoder, PieceEncoder):
     """Cells -> TabUnit -> post-norm transformer; rows of different tables packed end to end.
 
     A batch is what `TabularPreprocess` describes.
     """
 
-    modality = "tabular"
     config_class = UniTabEConfig
     preprocess_class = TabularPreprocessConfig
     num_prefix_tokens = 1
@@ -322,49 +318,6 @@ class UniTabE(TableEncoder):
         body[_heads(encoded.lengths)] = False
         tokens = encoded.x[:, body.to(encoded.x.device)]
         return Features(tokens=tokens, pooled=self.pool(encoded), lengths=encoded.lengths - 1)
-
-    @torch.inference_mode()
-    def embed(
-        self,
-        inputs: object,
-        *,
-        batch_size: int = 256,
-        progress: bool | None = None,
-        columns: tuple[Column, ...] | None = None,
-    ) -> np.ndarray:
-        """Pooled features of the rows of a table.
-
-        Args:
-            inputs: what `read_table` takes; or a list of such, whose rows follow one another.
-            batch_size: rows that go through the encoder together.
-            progress: a bar on the terminal; by default for more than one batch on a terminal.
-            columns: statistics of the table that a model was fitted on; the rows' own by default.
-
-        Returns:
-            (rows, dim) float32.
-        """
-        if isinstance(inputs, list | tuple):
-            parts = [
-                self.embed(one, batch_size=batch_size, progress=progress, columns=columns)
-                for one in inputs
-            ]
-            return np.concatenate([np.empty((0, self.dim), np.float32), *parts])
-        table = read_table(inputs)
-        table = table if columns is None else table.like(columns)
-        out = np.empty((table.rows, self.dim), np.float32)
-        was_training = self.training
-        self.eval()
-        try:
-            for start in batch_starts(table.rows, batch_size, progress):
-                part = slice(start, start + batch_size)
-                out[part] = self._embed(table.take(np.arange(table.rows)[part]))
-        finally:
-            self.train(was_training)
-        return out
-
-    def _embed(self, table: Table) -> np.ndarray:
-        batch = self.preprocess.collate([self.preprocess(table)])
-        return self(to_device(batch, self.cls_token.device)).pooled.float().cpu().numpy()
 
 
 def _heads(lengths: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
-"""FT-Transformer: the supervised baseline of a fixed schema (arXiv 2106.11959).
+"""FT-Transformer: an encoder of one table, mostly trained with labels (arXiv 2106.11959).
 
 Numerics are those of the package rtdl_revisiting_models: tokens in the order class, numbers,
-categories; pre-norm blocks, the first without a norm before its attention; the last block asks with
-the class token only; ReGLU.
+categories; pre-norm blocks, the first without a norm before its attention; ReGLU. Its last block
+asks with the class token only, which is what is pooled; here all tokens ask, since objectives want
+them. Missing cells, which it does not know, are vectors of their own.
+
+DEVIATION: no dropout of attention weights.
 
 Notation: B rows, N tokens, D width.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from zoo.modalities.attention import attention
-from zoo.modalities.tabular.numbers import Linear
+from zoo.modalities.contracts import Tokens
+from zoo.modalities.tabular.fixed import FixedEncoder
+from zoo.modalities.tabular.schema import FixedConfig, FixedPreprocessConfig
 
 __all__ = ["FTTransformer", "FTTransformerConfig"]
 
@@ -21,79 +24,62 @@ _MLP_RATIO = 4 / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FTTransformerConfig:
-    """Everything that shapes the network; `levels` are the sizes of the categories."""
+class FTTransformerConfig(FixedConfig):
+    """Everything that shapes the encoder."""
 
-    numbers: int
-    levels: tuple[int, ...] = ()
-    outputs: int = 1
     dim: int = 192
     depth: int = 3
     heads: int = 8
+    dropout: float = 0.1  # inside the MLP
 
-
-class _Categories(nn.Module):
-    """A table for each column, and a bias."""
-
-    def __init__(self, levels: Sequence[int], dim: int) -> None:
-        super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(count, dim) for count in levels)
-        self.bias = nn.Parameter(torch.empty(len(levels), dim).uniform_(-(dim**-0.5), dim**-0.5))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """(B, F) -> (B, F, D)."""
-        found = [table(codes[:, i]) for i, table in enumerate(self.tables)]
-        return torch.stack(found, dim=1) + self.bias
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class _Block(nn.Module):
-    def __init__(self, dim: int, heads: int, *, first: bool) -> None:
+    def __init__(self, config: FTTransformerConfig, *, first: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, dim = config.heads, config.dim
         hidden = int(dim * _MLP_RATIO)
         self.norm1 = nn.Identity() if first else nn.LayerNorm(dim)
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
         self.norm2 = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, 2 * hidden)
         self.fc2 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, *, queries: int | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or of the first `queries` tokens only."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
         normed = self.norm1(x)
-        q, k, v = self.q(normed[:, :queries]), self.k(normed), self.v(normed)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        x = x[:, :queries] + self.proj(attention(q, k, v).flatten(-2))
-        passed, gate = self.fc1(self.norm2(x)).chunk(2, dim=-1)
-        return x + self.fc2(passed * gate.relu())
-
-
-class FTTransformer(nn.Module):
-    """Numbers (B, F) and codes (B, G) of a fixed schema -> (B, outputs)."""
-
-    def __init__(self, config: FTTransformerConfig) -> None:
-        super().__init__()
-        dim = config.dim
-        self.cls_token = nn.Parameter(torch.empty(dim).uniform_(-(dim**-0.5), dim**-0.5))
-        self.numbers = Linear(config.numbers, dim)
-        self.categories = _Categories(config.levels, dim) if config.levels else None
-        self.blocks = nn.ModuleList(
-            _Block(dim, config.heads, first=i == 0) for i in range(config.depth)
+        parts = (
+            layer(normed).unflatten(-1, (self.heads, -1)) for layer in (self.q, self.k, self.v)
         )
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, config.outputs)
+        x = x + self.proj(attention(*parts).flatten(-2))
+        passed, gate = self.fc1(self.norm2(x)).chunk(2, dim=-1)
+        return x + self.fc2(self.dropout(passed * gate.relu()))
 
-    def tokens(self, numbers: Tensor, codes: Tensor | None = None) -> Tensor:
-        """(B, N, D): class token, numbers, categories."""
-        parts = [self.cls_token.expand(len(numbers), 1, -1), self.numbers(numbers)]
-        if self.categories is not None and codes is not None:
-            parts.append(self.categories(codes))
-        return torch.cat(parts, dim=1)
 
-    def forward(self, numbers: Tensor, codes: Tensor | None = None) -> Tensor:
-        """(B, outputs)."""
-        x = self.tokens(numbers, codes)
-        for block in self.blocks[:-1]:
+class FTTransformer(FixedEncoder):
+    """Tokens of a fixed schema -> pre-norm blocks; the class token behind a norm is pooled."""
+
+    config_class = FTTransformerConfig
+
+    def __init__(self, config: FTTransformerConfig, preprocess: FixedPreprocessConfig) -> None:
+        super().__init__(config, config.dim, preprocess)
+        self.config = config
+        self.blocks = nn.ModuleList(_Block(config, first=i == 0) for i in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D), before the norm."""
+        for block in self.blocks:
             x = block(x)
-        x = self.blocks[-1](x, queries=1)[:, 0]
-        out: Tensor = self.head(self.norm(x).relu())
-        return out
+        return x
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """(B, D); the package's head is a ReLU and a linear layer on it."""
+        pooled: Tensor = self.norm(tokens.x[:, 0])
+        return pooled

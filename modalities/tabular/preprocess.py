@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from zoo.modalities.contracts import Batch, Raw, Sample
-from zoo.modalities.tables import MISSING, NUMBER, SPECIAL_VALUES, TablePreprocess
+from zoo.modalities.tables import MISSING, NUMBER, SPECIAL_VALUES, PiecePreprocess
 from zoo.modalities.tabular.read import read_table
 from zoo.modalities.tabular.table import Table
 from zoo.modalities.tabular.words import Words
@@ -57,7 +57,7 @@ class TabularPreprocessConfig:
     max_cells: int = 4_000_000  # of one block: refused before memory is allocated
 
 
-class TabularPreprocess(TablePreprocess):
+class TabularPreprocess(PiecePreprocess):
     """Table, file, frame, array or decoded sample -> the fields above."""
 
     def __init__(

@@ -1,12 +1,12 @@
 """Images in shards: png, jpg or webp; beside them `cls` (a label), `json` (facts), `txt`."""
 
-import json
 from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
 import torch
 from PIL import Image
+from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.contracts import Buffer, Codec, Sample
 from zoo.modalities.members import decode_member, find_member
 
@@ -25,26 +25,12 @@ class VisionCodec(Codec):
         """Lossless png, so that a shard holds what it was given; the label as ASCII digits."""
         buffer = BytesIO()
         Image.fromarray(np.asarray(raw["image"])).save(buffer, format="png")
-        members = {"png": buffer.getvalue()}
-        if "label" in raw:
-            members["cls"] = str(raw["label"]).encode()
-        if "facts" in raw:
-            members["json"] = json.dumps(raw["facts"], sort_keys=True).encode()
-        if "text" in raw:
-            members["txt"] = str(raw["text"]).encode()
-        return members
+        return {"png": buffer.getvalue(), **encode_beside(raw)}
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
         """{"image": uint8 tensor (C, H, W)}, and what else there is: "facts", "label", "text"."""
         extension, image = find_member(members, EXTENSIONS, what="image")
-        sample: Sample = {"image": decode_member(extension, image)}
-        if "json" in members:
-            sample["facts"] = decode_member("json", members["json"])
-        if "txt" in members:
-            sample["text"] = decode_member("txt", members["txt"])
-        if "cls" in members:
-            sample["label"] = decode_member("cls", members["cls"])
-        return sample
+        return {"image": decode_member(extension, image), **decode_beside(members)}
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Height and width in pixels, and the mean of the pixels in [0, 1]."""

@@ -6,6 +6,7 @@ Notation: B images or texts, S side, L tokens of a text, E width that both tower
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from zoo.modalities.contracts import Batch, Features
 from zoo.modalities.towers import TwoTowerEncoder, TwoTowerPreprocess
+from zoo.modalities.vision.buffers import fill_buffers
+from zoo.modalities.vision.clip_texts import FILES, FileTokenizer, TokenizerOptions
 from zoo.modalities.vision.pixels import normalized, register_statistics
 from zoo.modalities.vision.preprocess import VisionPreprocess, VisionPreprocessConfig
 
@@ -54,26 +57,86 @@ class OpenCLIPConfig:
 
 
 class OpenCLIPPreprocess(VisionPreprocess, TwoTowerPreprocess):
-    """Images as for other encoders, and texts -> ids of open_clip's own tokenizer."""
+    """Images as for other encoders, and texts -> ids of CLIP's own tokenizer."""
 
     def __init__(
         self, config: VisionPreprocessConfig, *, img_size: int, context_length: int
     ) -> None:
         super().__init__(config, img_size=img_size, in_chans=3)
         self.context_length = context_length
-        self._tokenizer: Any = None
+        self._tokenizer: Callable[[list[str]], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Without the tokenizer, which a worker process makes again."""
         return self.__dict__ | {"_tokenizer": None}
 
+    def caption(self, text: str) -> Batch:
+        """`text_ids` (L,)."""
+        return {"text_ids": self.ids([text])[0]}
+
     def ids(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64 with start and end; what is longer is cut, what is shorter filled up."""
         if self._tokenizer is None:
-            tokenizer = import_module("open_clip.tokenizer").SimpleTokenizer
-            self._tokenizer = tokenizer(context_length=self.context_length)
-        ids: Tensor = self._tokenizer(list(texts))
-        return ids
+            self._tokenizer = self.tokenizer()
+        return self._tokenizer(list(texts))
+
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """A new one."""
+        made: Callable[[list[str]], Tensor] = import_module("open_clip.tokenizer").SimpleTokenizer(
+            context_length=self.context_length
+        )
+        return made
+
+
+class FilePreprocess(OpenCLIPPreprocess):
+    """Texts -> ids of a tokenizer that was published in files, as SigLIP's was."""
+
+    asset_names = FILES
+
+    def __init__(
+        self,
+        config: VisionPreprocessConfig,
+        *,
+        img_size: int,
+        context_length: int,
+        options: TokenizerOptions,
+    ) -> None:
+        super().__init__(config, img_size=img_size, context_length=context_length)
+        self.options = options
+        self._files: dict[str, bytes] = {}
+
+    @property
+    def ready(self) -> bool:
+        """False until the files were given."""
+        return bool(self._files)
+
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """A new one.
+
+        Raises:
+            UsageError: nobody has given its files.
+        """
+        if not self._files:
+            raise UsageError(
+                f"this model reads texts by the tokenizer of {self.options.repo}: zoo.load brings "
+                f"it with published weights; else put {' and '.join(FILES)} beside the weights"
+            )
+        return FileTokenizer(self._files, self.options, self.context_length)
+
+    def assets(self) -> dict[str, bytes]:
+        """The files, once they are there."""
+        return dict(self._files)
+
+    def load_assets(self, assets: Mapping[str, bytes]) -> None:
+        """Takes the files.
+
+        Raises:
+            DataError: they hold no tokenizer.
+        """
+        if FILES[0] in assets:
+            files = {name: assets[name] for name in FILES if name in assets}
+            self._tokenizer = FileTokenizer(files, self.options, self.context_length)
+            self._files = files
 
 
 class OpenCLIP(TwoTowerEncoder):
@@ -95,11 +158,7 @@ class OpenCLIP(TwoTowerEncoder):
         self.config = config
         facts = _facts(config)
         self.dim = facts["embed_dim"]
-        self.preprocess = OpenCLIPPreprocess(
-            preprocess,
-            img_size=facts[_IMAGE].get("image_size", 224),
-            context_length=facts[_TEXT].get("context_length", 77),
-        )
+        self.preprocess = _preprocess(preprocess, facts)
         self.model = _built(config)
         register_statistics(self, preprocess, self.logit_scale.device)
 
@@ -120,12 +179,7 @@ class OpenCLIP(TwoTowerEncoder):
         """Pixel statistics, and what open_clip computes and keeps in no file."""
         device = self.logit_scale.device
         register_statistics(self, self.preprocess.config, device)
-        if any(buffer.is_meta for buffer in self.model.buffers()):
-            fresh = _built(self.config)
-            for name, buffer in fresh.named_buffers():
-                if self.model.get_buffer(name).is_meta:
-                    place, _, last = name.rpartition(".")
-                    setattr(self.model.get_submodule(place), last, buffer.to(device))
+        fill_buffers(self.model, partial(_built, self.config), device)
 
     def forward(self, batch: Batch) -> Features:
         """The image's vector is its one token, too: towers differ in what else they have."""
@@ -139,9 +193,9 @@ class OpenCLIP(TwoTowerEncoder):
         vectors: Tensor = self.model.get_submodule("visual")(pixels)
         return _unit(vectors, normalize)
 
-    def encode_text(self, texts: Tensor | Sequence[str], *, normalize: bool = False) -> Tensor:
-        """Texts, or their ids (B, L), -> (B, E), of unit length where `normalize`."""
-        ids = texts if isinstance(texts, Tensor) else self.preprocess.ids(texts)
+    def encode_text(self, texts: Batch | Sequence[str], *, normalize: bool = False) -> Tensor:
+        """Texts, or `text_ids` (B, L), -> (B, E), of unit length where `normalize`."""
+        ids = texts["text_ids"] if isinstance(texts, dict) else self.preprocess.ids(texts)
         encode: Callable[[Tensor], Tensor] = getattr(self.model, "encode_text")  # noqa: B009 - untyped
         return _unit(encode(ids.to(self.logit_scale.device)), normalize)
 
@@ -185,6 +239,15 @@ def _facts(config: OpenCLIPConfig) -> dict[str, Any]:
         facts["embed_dim"] = config.embed_dim
     facts["quick_gelu"] = config.quick_gelu
     return facts
+
+
+def _preprocess(constants: VisionPreprocessConfig, facts: Mapping[str, Any]) -> OpenCLIPPreprocess:
+    text, size = facts[_TEXT], facts[_IMAGE].get("image_size", 224)
+    length, repo = text.get("context_length", 77), text.get("hf_tokenizer_name")
+    if not repo:
+        return OpenCLIPPreprocess(constants, img_size=size, context_length=length)
+    options = TokenizerOptions(repo=repo, **text.get("tokenizer_kwargs", {}))
+    return FilePreprocess(constants, img_size=size, context_length=length, options=options)
 
 
 def _built(config: OpenCLIPConfig) -> nn.Module:

@@ -9,7 +9,6 @@ NIfTI and NRRD members (`nii.gz`, `t1.nii.gz`, `nrrd`) and the slices of a DICOM
 import base64
 import hashlib
 import importlib
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -20,9 +19,9 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
 from zoo.modalities.contracts import Buffer, Codec, Sample
-from zoo.modalities.members import decode_member
 from zoo.modalities.volume.read import Fourth, open_volume, read_slices, read_volume
 from zoo.modalities.volume.resample import resample
 from zoo.modalities.volume.transforms import orient
@@ -50,7 +49,7 @@ _MODALITIES = ("ct", "mr", "pt")
 
 
 class VolumeCodec(Codec):
-    """{"volume": `Volume`, "facts": dict, "label": int} <-> b2nd members, json and cls.
+    """{"volume": `Volume`, "facts": dict, "label": int, "text": str} <-> b2nd, json, cls and txt.
 
     What it writes is oriented (RAS) and, with `spacing`, resampled once and for all.
     """
@@ -95,20 +94,18 @@ class VolumeCodec(Codec):
             "spacing": volume.spacing,
         }
         facts = cast("dict[str, object]", raw.get("facts", {})) | own
-        members["json"] = json.dumps(facts, sort_keys=True).encode()
-        if "label" in raw:
-            members["cls"] = str(raw["label"]).encode()
-        return members
+        return {**members, **encode_beside({**raw, "facts": facts})}
 
     def decode(self, members: Mapping[str, Buffer]) -> Sample:
-        """{"volume": `Volume`}, and "facts" and "label" where there are json and cls.
+        """{"volume": `Volume`, "facts": dict}, and "label" and "text" where there are cls and txt.
 
         Voxels of frames are still compressed, and decoded where they are read.
 
         Raises:
             DataError: the bytes are not what they claim, or too many.
         """
-        facts = decode_member("json", members["json"]) if "json" in members else {}
+        beside = decode_beside(members)
+        facts = beside.setdefault("facts", {})
         if not isinstance(facts, dict):
             raise DataError("json holds no facts of a volume")
         frames = {
@@ -117,10 +114,7 @@ class VolumeCodec(Codec):
             if extension.endswith(".b2nd")
         }
         volume = _stored(frames, facts) if frames else _raw(members, facts)
-        sample: Sample = {"volume": volume, "facts": facts}
-        if "cls" in members:
-            sample["label"] = decode_member("cls", members["cls"])
-        return sample
+        return {"volume": volume, **beside}
 
     def store(self, members: Mapping[str, Buffer]) -> dict[str, bytes]:
         """What a shard should hold of a sample: frames as they are, anything else encoded."""

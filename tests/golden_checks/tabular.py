@@ -5,6 +5,8 @@ import warnings
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
+from zoo.modalities.contracts import Tokens
+from zoo.modalities.tables import NUMBER, SPECIAL_VALUES
 from zoo.modalities.tabular.encoder import UniTabE, UniTabEConfig
 from zoo.modalities.tabular.ft_transformer import FTTransformer, FTTransformerConfig
 from zoo.modalities.tabular.numbers import (
@@ -17,7 +19,8 @@ from zoo.modalities.tabular.numbers import (
 )
 from zoo.modalities.tabular.preprocess import TYPES, TabularPreprocessConfig, digits
 from zoo.modalities.tabular.read import read_table
-from zoo.modalities.tabular.saint import Saint
+from zoo.modalities.tabular.saint import SaintTrunk
+from zoo.modalities.tabular.schema import FixedPreprocessConfig
 from zoo.modalities.tabular.words import Words
 from zoo.objectives.column_views import partition
 from zoo.objectives.contrastive_losses import nt_xent
@@ -85,13 +88,13 @@ def numemb_ple(fixture):
 
 
 _FT_NAMES = (
-    ("cls_embedding.weight", "cls_token"),
-    ("cont_embeddings.", "numbers."),
-    ("cat_embeddings.embeddings.", "categories.tables."),
-    ("cat_embeddings.bias", "categories.bias"),
-    ("backbone.blocks.", "blocks."),
-    ("backbone.output.normalization.", "norm."),
-    ("backbone.output.linear.", "head."),
+    ("cls_embedding.weight", "0.cells.cls_token"),
+    ("cont_embeddings.", "0.cells.numbers."),
+    ("cat_embeddings.embeddings.", "0.cells.embeddings."),
+    ("cat_embeddings.bias", "0.cells.bias"),
+    ("backbone.blocks.", "0.blocks."),
+    ("backbone.output.normalization.", "0.norm."),
+    ("backbone.output.linear.", "1."),
     (".attention_normalization.", ".norm1."),
     (".attention.W_out.", ".proj."),
     (".attention.W_", "."),
@@ -108,21 +111,32 @@ def renamed(name, rules):
 
 def ft_transformer(fixture):
     config, tensors = fixture.config, fixture.tensors
-    model = FTTransformer(
-        FTTransformerConfig(
-            numbers=config["n_cont_features"],
-            levels=tuple(config["cat_cardinalities"]),
-            outputs=config["d_out"],
-            dim=config["d_block"],
-            depth=config["n_blocks"],
-            heads=config["attention_n_heads"],
-        )
+    levels = config["cat_cardinalities"]
+    sizes = FTTransformerConfig(
+        numbers=config["n_cont_features"],
+        levels=tuple(levels),
+        dim=config["d_block"],
+        depth=config["n_blocks"],
+        heads=config["attention_n_heads"],
+        dropout=0.0,
     )
-    weights = fixture.group("w")
-    model.load_state_dict({renamed(k, _FT_NAMES): v for k, v in weights.items()})
-    inputs = tensors["in.x_cont"], tensors.get("in.x_cat")
-    close(fixture, model.tokens(*inputs), "out.tokens")
-    logits = model(*inputs)
+    encoder = FTTransformer(sizes, FixedPreprocessConfig())
+    head = torch.nn.Linear(config["d_block"], config["d_out"])
+    model = torch.nn.ModuleList([encoder, head])
+    given = {renamed(name, _FT_NAMES): value for name, value in fixture.group("w").items()}
+    given["0.cells.special_tokens"] = (
+        encoder.cells.special_tokens
+    )  # of missing cells, which the package lacks
+    model.load_state_dict(given)
+    numbers, codes = tensors["in.x_cont"], tensors.get("in.x_cat")
+    values = torch.full_like(numbers, NUMBER, dtype=torch.int64)
+    if codes is not None:
+        starts = torch.tensor([SPECIAL_VALUES, *levels[:-1]]).cumsum(0)
+        values = torch.cat([values, codes + starts], dim=1)
+        numbers = torch.nn.functional.pad(numbers, (0, len(levels)))
+    tokens = encoder.cells(numbers, values)
+    close(fixture, tokens, "out.tokens")
+    logits = head(encoder.pool(encoder.encode(Tokens(x=tokens[:, 1:]))).relu())
     close(fixture, logits, "out.logits")
     loss = cross_entropy(logits, tensors["in.y"])
     close(fixture, loss, "out.loss")
@@ -147,7 +161,7 @@ _SAINT_PARTS = {
 
 def saint_colrow(fixture):
     config, tensors = fixture.config, fixture.tensors
-    model = Saint(
+    model = SaintTrunk(
         config["dim"],
         config["nfeats"],
         depth=config["depth"],
@@ -160,9 +174,9 @@ def saint_colrow(fixture):
     for name, value in fixture.group("w.layers").items():
         layer, place, rest = name.split(".", 2)
         part, _, kind = rest.rpartition(".")
-        stage, number = ("columns", "rows")[int(place) // 2], int(place) % 2 + 1
+        block, number = 2 * int(layer) + int(place) // 2, int(place) % 2 + 1
         ours = f"norm{number}" if part == "norm" else _SAINT_PARTS[part]
-        state[f"{stage}.{layer}.{ours}.{kind}"] = value
+        state[f"blocks.{block}.{ours}.{kind}"] = value
     model.load_state_dict(state)
     close(fixture, model(tensors["in.tokens"]), "out.tokens")
     order = tensors["in.row_permutation"]

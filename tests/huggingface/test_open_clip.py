@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from zoo.hub.golden import fingerprint
 from zoo.modalities.vision.codec import VisionCodec
 from zoo.objectives.image_text import ImageText, ImageTextConfig
 from zoo.registry import open_clip_models
@@ -53,6 +54,11 @@ def published(known, hub):
 def images(count):
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def test_an_image_tells_towers_apart(known):
+    prints = [fingerprint(zoo.create("open-clip/tiny", seed=seed)) for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
 
 
 @pytest.mark.parametrize("name", ["open-clip/tiny", "open-clip/tiny.web"])
@@ -195,7 +201,7 @@ def test_captions_are_mixed_by_their_shares(known):
 
 
 def test_what_does_not_go_together(known):
-    with pytest.raises(UsageError, match="'image_text' needs towers of images and of texts"):
+    with pytest.raises(UsageError, match="'image_text' needs a tower of texts beside its own"):
         check_pairing({"name": "vit"}, {"name": "image_text"})
     with pytest.raises(zoo.ZooError, match="needs an encoder with a bias"):
         pair(loss="sigmoid")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from training.ranks import Ranks
 from zoo.objectives.block_masks import block_mask
 from zoo.objectives.crops import CropsConfig, crop_features
+from zoo.objectives.sit import turned
 from zoo.objectives.views import Colours, _blurred, coloured
 from zoo.registry.build import build_objective, resolve_recipe
 
@@ -170,6 +171,32 @@ def sit_shares():
         whole = prepared(encoder, objective, sum(SIZES))
         batch = {k: v[begin : begin + SIZES[world.rank]] for k, v in whole.items()}
         return objective(encoder, batch).total.item() * SIZES[world.rank] / sum(SIZES)
+
+
+def test_sit_of_the_paper_tells_rotations_and_learns_its_weights():
+    encoder, objective = pair("sit", version="paper")
+    batch = prepared(encoder, objective, 12)
+    assert batch["turns"].unique().tolist() == [0, 1, 2, 3]
+    trained = [p for p in [*encoder.parameters(), *objective.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    curve = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        losses = objective(encoder, batch)
+        losses.total.backward()
+        optimizer.step()
+        objective.after_step(encoder)
+        curve.append(losses.parts["rotation"].item())
+    assert curve[-1] < 0.9 * curve[0]
+    s, parts = objective.log_variances.detach(), objective(encoder, batch).parts
+    assert s.abs().min() > 0
+    want = sum((-w).exp() * part + w for w, part in zip(s, parts.values(), strict=True))
+    torch.testing.assert_close(objective(encoder, batch).total, want)
+    # A view that is not turned is left as it is.
+    images = torch.randn(2, 2, 1, 4, 4)
+    there = turned(images, torch.tensor([[0, 1], [2, 3]]))
+    assert torch.equal(there[0, 0], images[0, 0])
+    assert torch.equal(turned(there, torch.tensor([[0, 3], [2, 1]])), images)
 
 
 def test_prototypes_wait_until_they_may_learn():

@@ -2,7 +2,9 @@ from dataclasses import is_dataclass
 
 import pytest
 import torch
+from zoo.modalities.tabular.fixed import FixedEncoder
 from zoo.modalities.tabular.read import read_table
+from zoo.modalities.towers import TwoTowerEncoder
 from zoo.objectives.contract import Objective
 from zoo.registry.build import (
     ARCHITECTURES,
@@ -24,11 +26,14 @@ from zoo.errors import ConfigError, UnknownNameError, UsageError
 SMALL = {"dim": 24, "depth": 1, "heads": 2}
 TINY = {
     "vit": SMALL,
+    "two_towers": {},  # its card has small ones
     "spectrogram_vit": SMALL,
     "code": SMALL | {"hidden": 32},
     "t5": SMALL | {"decoder_depth": 1, "head_dim": 8, "hidden": 32},
     "t5_encoder": SMALL | {"head_dim": 8, "hidden": 32, "embed_dim": 16},
     "unitabe": SMALL | {"embed_dim": 16, "hidden": 32, "vocab_size": 256},
+    "ft_transformer": SMALL | {"numbers": 2, "levels": [3]},
+    "saint": SMALL | {"numbers": 2, "levels": [3]},
     "wav2vec2": SMALL
     | {"mlp_dim": 32, "conv_dim": [16] * 7, "pos_conv_kernel": 8, "pos_conv_groups": 4},
     "swin3d": {"feature_size": 2, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4},
@@ -88,8 +93,11 @@ OWN_IDS = {"start_id": 1, "end_id": 2, "mask_id": 3, "ordinary_ids": None}
 
 def views_of(encoder, objective):
     generator = torch.Generator().manual_seed(0)
-    if encoder.modality in ("code", "tabular"):  # where the task needs more than tensors
-        samples = texts() if encoder.modality == "code" else tables()
+    made = captions if isinstance(encoder, TwoTowerEncoder) else FULL.get(encoder.modality)
+    if made is not None:  # where the task needs more than tensors
+        samples = made()
+        if isinstance(encoder, FixedEncoder):  # of one table
+            samples = [samples[0]] * 2
         encoder.preprocess.fit(samples)
         return [objective.prepare(one, encoder.preprocess, generator) for one in samples]
     return [objective.views(sample, generator) for sample in raw(encoder)]
@@ -104,6 +112,14 @@ def tables():
     """A sample is a block of rows."""
     columns = {"size": [1.0, 2.5, None, 4.0], "colour": ["red", "blue", "red", "green"]}
     return [{"table": read_table(columns | {name: [4, 3, 2, 1]})} for name in ("age", "year")]
+
+
+def captions():
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator())
+    return [{"image": image, "text": name} for image, name in zip(images, "ab", strict=True)]
+
+
+FULL = {"code": texts, "tabular": tables}
 
 
 def raw(encoder):

@@ -119,7 +119,8 @@ CHANGES = {  # what an objective needs of its encoder
 def test_groups_of_the_catalogue(model, objective):
     """The names say what the modules are: only weights of linear maps and convolutions decay."""
     with torch.device("meta"):
-        encoder = build_encoder(encoder_spec(model, CHANGES.get(objective, {})))
+        changes = CHANGES.get(objective, {}) if model.startswith("unitabe") else {}
+        encoder = build_encoder(encoder_spec(model, changes))
         task = build_objective({"name": objective, **OPTIONS.get(objective, {})}, encoder)
     pair = nn.ModuleDict({"encoder": encoder, "objective": task})
     for path, module in pair.named_modules():

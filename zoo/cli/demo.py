@@ -17,7 +17,7 @@ import click
 def command(out: Path, quick: bool) -> None:
     """Pretrains small encoders offline, against honest baselines.
 
-    Images, volumes, sounds, code and tables: three on real data, two on data made here.
+    Images, images with captions, code, tables, sounds and volumes; the last two are made here.
     """
     from zoo.demo.run import run_demo
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from zoo.cli.text import columns
+from zoo.text import columns
 
 
 @click.command(epilog="Examples:  zoo list 'mae*'   zoo list --modality code --json")

@@ -78,7 +78,7 @@ def _count(data: str) -> int | None:
 
 
 def _described(recipe: "Recipe", work: "Workload", count: int, source: str) -> str:
-    from zoo.cli.text import in_bytes
+    from zoo.text import in_bytes
 
     return (
         f"{recipe.model}, {recipe.objective['name']}: {count:,} samples, {work.steps:,} steps of "
@@ -90,7 +90,7 @@ def _described(recipe: "Recipe", work: "Workload", count: int, source: str) -> s
 
 
 def _assumed(cluster: "Cluster", gpu: str) -> str:
-    from zoo.cli.text import in_bytes
+    from zoo.text import in_bytes
 
     return (
         f"assumed: {gpu}, {cluster.peak / 1e12:.0f} TFLOPS in bfloat16, {cluster.utilisation:.0%} "
@@ -103,7 +103,7 @@ def _assumed(cluster: "Cluster", gpu: str) -> str:
 
 
 def _table(estimates: list["Estimate"], cluster: "Cluster") -> str:
-    from zoo.cli.text import columns
+    from zoo.text import columns
 
     head = ("GPUs", "step", "time", "cost", "compute", "network", "data", "saving", "failures")
     rows = []

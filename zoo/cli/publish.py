@@ -19,8 +19,8 @@ def command(
 
     What was sent is fetched and compared. Interrupted, the same command continues.
     """
-    from zoo.cli.text import in_bytes
     from zoo.publishing import PAGE, prepare, publish
+    from zoo.text import in_bytes
 
     if not dry_run:
         done = publish(run, repo, licence=licence, tag=tag, public=public)

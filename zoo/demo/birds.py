@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 import zoo
@@ -258,9 +258,9 @@ def _points(mean: float, low: float, high: float) -> str:
     return f"{mean * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
 
 
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+def paired_interval(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     """Mean of a - b over SEEDS pairs, and both ends of its 95 % t interval."""
-    gains = np.subtract(a, b)
+    gains = np.subtract(np.asarray(a, np.float64), np.asarray(b, np.float64))
     mean, half = gains.mean(), STUDENT * gains.std(ddof=1) / np.sqrt(SEEDS)
     return float(mean), float(mean - half), float(mean + half)
 

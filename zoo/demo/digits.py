@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from zoo.report.chart import Curve, chart
 from zoo.report.page import picture
 from zoo.runs import EXPORT
 
-__all__ = ["MODEL", "Data", "digits_part", "read_digits", "write_digits"]
+__all__ = ["MODEL", "Data", "digits_part", "files_of", "pixels", "read_digits", "write_digits"]
 
 MODEL = "digits-mae-tiny"
 QUICK = ("train.steps=20", "train.warmup=2", "train.log_every=2", "encoder.depth=2")
@@ -34,14 +34,16 @@ FEW = 10  # labels of each class in the few-label probe
 SHOWN = 12  # digits in the picture
 
 Data = tuple[list[Sample], np.ndarray]
+Caption = Callable[[int, np.random.Generator], str]  # of a digit
 
 
-def write_digits(folder: Path, *, seed: int = 0) -> dict[str, Path]:
+def write_digits(folder: Path, *, seed: int = 0, caption: Caption | None = None) -> dict[str, Path]:
     """Writes the shards of both splits; leaves complete ones as they are.
 
     Args:
         folder: gets `train` and `test`.
         seed: of the split, which is stratified by label.
+        caption: a text that stands beside each scan.
 
     Returns:
         The folder of each split.
@@ -59,7 +61,8 @@ def write_digits(folder: Path, *, seed: int = 0) -> dict[str, Path]:
         folders[split] = folder / split
         if not (folders[split] / MANIFEST).exists():
             shutil.rmtree(folders[split], ignore_errors=True)
-            write_shards(_samples(digits.images, digits.target, chosen), folders[split])
+            samples = _samples(digits.images, digits.target, chosen, caption)
+            write_shards(samples, folders[split])
     return folders
 
 
@@ -82,11 +85,11 @@ def digits_part(folder: Path, *, quick: bool) -> Part:
     run = zoo.pretrain(MODEL, shards["train"], folder / "run", QUICK if quick else ())
     seconds = time.perf_counter() - began
     encoder = run.load()
-    check_reload(run.folder / EXPORT, encoder, _files(folder, shards["test"]))
+    check_reload(run.folder / EXPORT, encoder, files_of(folder, shards["test"]))
     random = untrained(run).eval()
     train, test = read_digits(shards["train"]), read_digits(shards["test"])
     rows = (
-        ScoreRow("raw pixels", _scores(_pixels(train), _pixels(test), train[1], test[1])),
+        ScoreRow("raw pixels", _scores(pixels(train), pixels(test), train[1], test[1])),
         ScoreRow("same encoder, random weights", _embedded(random, train, test)),
         ScoreRow("zoo: MAE pretrained", _embedded(encoder, train, test), ours=True),
     )
@@ -126,15 +129,18 @@ def _verdict(rows: tuple[ScoreRow, ...]) -> str:
 
 
 def _samples(
-    images: np.ndarray, labels: np.ndarray, chosen: np.ndarray
+    images: np.ndarray, labels: np.ndarray, chosen: np.ndarray, caption: Caption | None
 ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     codec = VisionCodec()
     for index in chosen:
         image = (images[index] * GREY_SCALE).astype(np.uint8)
-        yield f"{index:04d}", codec.encode({"image": image, "label": int(labels[index])})
+        sample: Sample = {"image": image, "label": int(labels[index])}
+        if caption is not None:
+            sample["text"] = caption(int(labels[index]), np.random.default_rng(index))
+        yield f"{index:04d}", codec.encode(sample)
 
 
-def _files(folder: Path, test: Path) -> list[Path]:
+def files_of(folder: Path, test: Path) -> list[Path]:
     """A few held-out scans as the files that a user would have."""
     shards, files = ShardSet(test), []
     for index in range(SHOWN):
@@ -144,7 +150,8 @@ def _files(folder: Path, test: Path) -> list[Path]:
     return files
 
 
-def _pixels(data: Data) -> np.ndarray:
+def pixels(data: Data) -> np.ndarray:
+    """(N, 64) float32."""
     return np.stack([np.asarray(sample["image"]).ravel() for sample in data[0]]).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 import zoo
 from zoo.demo.birds import birds_part
+from zoo.demo.captions import captions_part
 from zoo.demo.code import code_part
 from zoo.demo.digits import digits_part
 from zoo.demo.part import Part
@@ -23,6 +24,7 @@ __all__ = ["run_demo"]
 REPORT = "report.html"
 PARTS = {
     "digits": digits_part,
+    "image-text": captions_part,
     "code": code_part,
     "birds": birds_part,
     "volumes": volumes_part,
@@ -93,9 +95,10 @@ def _page(parts: list[Part], seconds: float, *, quick: bool) -> str:
             *part.figures,
         ]
     lead = (
-        f"{len(parts)} kinds of data, encoders pretrained on them without labels on this machine, "
-        "and baselines that are shown also where they win. Digits, code and held-out tables are "
-        "real; bird song and torsos are synthesised. "
+        f"{len(parts)} kinds of data, encoders pretrained on them on this machine, by captions in "
+        "one part and without labels in the others, and baselines that are shown also where they "
+        "win. Digits, code and held-out tables are real; captions, bird song and torsos are "
+        "synthesised. "
         f"zoo {zoo.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} CPU threads, {seconds:.0f} s in all."
     )

@@ -18,7 +18,7 @@ import zoo
 from zoo.demo.birds import SEEDS, paired_interval
 from zoo.demo.part import Part, ScoreRow, check_reload
 from zoo.files import write_atomic
-from zoo.modalities.tabular.encoder import UniTabE
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.table import Table
 from zoo.pretraining import untrained
 from zoo.probes.shots import choose
@@ -129,7 +129,7 @@ def _features(table: Table, random: zoo.Encoder, trained: zoo.Encoder) -> dict[s
     """What the linear model sees of every row."""
     found: dict[str, Floats] = {}
     for encoder, alone, both in ((random, RANDOM, BOTH_RANDOM), (trained, OURS, BOTH)):
-        assert isinstance(encoder, UniTabE)
+        assert isinstance(encoder, RowEncoder)
         raw, z = RowFeatures(encoder, table).parts(table)
         found |= {RAW: raw, alone: z, both: beside(raw, z)}
     return found

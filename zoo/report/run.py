@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zoo.cli.text import in_bytes
 from zoo.errors import UsageError, ZooError
 from zoo.files import write_atomic
 from zoo.report.chart import Curve, chart
 from zoo.report.page import grid, listing, page, picture, tiles
 from zoo.report.pictures import objective_pictures
 from zoo.runs import CONFIG, Run
+from zoo.text import in_bytes
 from zoo.training.profile import TEXT
 
 __all__ = ["write_report"]

@@ -25,15 +25,15 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import zoo
 from zoo.errors import UsageError
-from zoo.modalities.contracts import Encoder
-from zoo.modalities.tabular.encoder import UniTabE
+from zoo.modalities.contracts import Encoder, Sample
 from zoo.modalities.tabular.read import is_gap, read_table
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.table import Kind, Table
 from zoo.probes.finetune import FinetuneRecipe
 from zoo.probes.heads import Linear, seeded, update
 from zoo.registry.catalogue import find
 from zoo.tabular.raw import RowFeatures
-from zoo.tabular.shards import pretrain_tables
+from zoo.tabular.shards import pretrain_tables, sizes_for
 from zoo.training.groups import parameter_groups
 
 __all__ = ["Classifier", "Regressor"]
@@ -92,26 +92,34 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.features_ = RowFeatures(self.encoder_, table, raw=self.raw)
         self.head_ = self._linear().fit(self.features_(table), targets)
 
-    def _build(self, table: Table, seed: int) -> UniTabE:
+    def _build(self, table: Table, seed: int) -> RowEncoder:
         """The given encoder, or one that has weights; or a name's, pretrained on the rows."""
         encoder: Encoder
         if isinstance(self.encoder, Encoder):
             encoder = self.encoder
         elif isinstance(self.encoder, Path) or "/" in self.encoder or find(self.encoder)[1]:
             encoder = zoo.load(self.encoder)
-        elif self.pretrain_steps:
+        else:
+            encoder = self._built(self.encoder, table, seed)
+        if not isinstance(encoder, RowEncoder):
+            raise UsageError(f"{type(encoder).__name__} does not read tables; try unitabe-small")
+        if encoder.rows_mix:
+            raise UsageError(
+                f"{type(encoder).__name__} reads a row with its neighbours, and a prediction must "
+                "depend on its own row alone; try ft-transformer or unitabe-small"
+            )
+        return encoder
+
+    def _built(self, name: str, table: Table, seed: int) -> Encoder:
+        """Pretrained on the rows, or random."""
+        if self.pretrain_steps:
             options = (f"train.steps={self.pretrain_steps}", "train.loggers=[]")
             with tempfile.TemporaryDirectory() as folder:
-                run = pretrain_tables(
-                    {"rows": table}, Path(folder) / "run", model=self.encoder,
-                    options=options, seed=seed,
-                )  # fmt: skip
-                encoder = run.load()
-        else:
-            encoder = zoo.create(self.encoder, seed=seed).eval()
-            encoder.preprocess.fit([{"table": table}])
-        if not isinstance(encoder, UniTabE):
-            raise UsageError(f"{type(encoder).__name__} does not read tables; try unitabe-small")
+                out = Path(folder) / "run"
+                run = pretrain_tables({"rows": table}, out, model=name, options=options, seed=seed)
+                return run.load()
+        encoder = zoo.create(name, seed=seed, **sizes_for(name, table)).eval()
+        encoder.preprocess.fit([{"table": table}])
         return encoder
 
     def unseen(self, X: object) -> dict[str, int]:  # noqa: N803 - scikit-learn's name
@@ -125,7 +133,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         for name, cells in zip(table.names, table.cells, strict=True):
             known = self.levels_.get(name, frozenset(cells.levels))
             new = [code for code, level in enumerate(cells.levels) if level not in known]
-            if new and (count := int(np.isin(cells.codes, new).sum())):
+            if cells.codes is not None and (count := int(np.isin(cells.codes, new).sum())):
                 counts[name] = count
         return counts
 
@@ -291,8 +299,8 @@ def _labelled(table: Table, y: object, *, drop: bool) -> tuple[Table, object]:
 
 
 def _finetune(
-    encoder: UniTabE, table: Table, targets: torch.Tensor, outputs: int, epochs: int, seed: int
-) -> tuple[UniTabE, Linear]:
+    encoder: RowEncoder, table: Table, targets: torch.Tensor, outputs: int, epochs: int, seed: int
+) -> tuple[RowEncoder, Linear]:
     """A copy of the encoder, trained with a linear head; classes where targets are whole."""
     recipe = FinetuneRecipe(epochs=epochs, batch_size=32, lr=1e-3, head="linear")
     encoder = copy.deepcopy(encoder)
@@ -305,7 +313,8 @@ def _finetune(
     optimizer = torch.optim.AdamW(groups, recipe.lr)
     for _ in range(epochs):
         for part in torch.randperm(table.rows, generator=generator).split(recipe.batch_size):
-            batch = encoder.preprocess.collate([encoder.preprocess(table.take(part.numpy()))])
+            some: Sample = {"table": table.take(part.numpy())}
+            batch = encoder.preprocess.collate([encoder.preprocess(some)])
             logits, wanted = head(encoder(batch).pooled), targets[part]
             if wanted.is_floating_point():
                 loss = mse_loss(logits[:, 0], wanted.float())

@@ -6,7 +6,7 @@ Notation: N rows, F features of the columns, D width of the encoder.
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.modalities.tabular.encoder import UniTabE
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.table import Table
 
 __all__ = ["RawColumns", "RowFeatures", "beside"]
@@ -60,7 +60,7 @@ class RowFeatures:
         raw: the columns are wanted.
     """
 
-    def __init__(self, encoder: UniTabE, table: Table, *, raw: bool = True) -> None:
+    def __init__(self, encoder: RowEncoder, table: Table, *, raw: bool = True) -> None:
         self.encoder, self.raw, self.columns = encoder, raw, RawColumns(table)
         x, z = self.columns(table), encoder.embed(table).astype(np.float64)
         scale = x.std(0)

@@ -4,18 +4,22 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from zoo.data.shard.write import ShardRow, write_manifest, write_shard
 from zoo.errors import UsageError
 from zoo.modalities.tabular.codec import TabularCodec
 from zoo.modalities.tabular.read import read_table
+from zoo.modalities.tabular.rows import RowEncoder
 from zoo.modalities.tabular.table import Table
+from zoo.models import create
 from zoo.pretraining import pretrain
 from zoo.runs import Run
 
-__all__ = ["pretrain_tables", "write_tables"]
+__all__ = ["pretrain_tables", "sizes_for", "write_tables"]
 
 Sample = tuple[str, dict[str, bytes]]  # key, bytes by extension
 
@@ -104,12 +108,24 @@ def pretrain_tables(
     """Pretrains on unlabelled rows: `write_tables`, then `zoo.pretrain`.
 
     Args:
-        tables: whatever `read_table` takes, by name; no column may be a target.
+        tables: whatever `read_table` takes, by name; no column may be a target. Only one for an
+            encoder of one table, which gets that table's sizes.
         out: the run's folder.
         model: a name of the catalogue.
         options: overrides of its recipe, such as "train.steps=500".
         seed: of weights, order and masks.
     """
+    read = {name: read_table(source) for name, source in tables.items()}
+    if read:
+        sizes = sizes_for(model, next(iter(read.values())))
+        options = [*(f"encoder.{key}={value}" for key, value in sizes.items()), *options]
     with tempfile.TemporaryDirectory() as folder:
-        shards = write_tables(folder, tables, seed=seed)
+        shards = write_tables(folder, read, seed=seed)
         return pretrain(model, shards, out, options, seed=seed, device="cpu", progress=False)
+
+
+def sizes_for(model: str, table: Table) -> dict[str, Any]:
+    """Arguments of the architecture that follow from a table; none where any table will do."""
+    with torch.device("meta"):
+        encoder = create(model)
+    return encoder.sizes_for(table) if isinstance(encoder, RowEncoder) else {}

@@ -2,8 +2,8 @@
 
 import click
 
-from zoo.cli.text import in_bytes
 from zoo.errors import DataError
+from zoo.text import in_bytes
 
 _WIDTH = 72  # letters of a value
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from zoo.cli.text import in_bytes
 from zoo.errors import UsageError
+from zoo.text import in_bytes
 
 
 @click.command(epilog="Example:  zoo shards index shards/train --manifest")

@@ -2,7 +2,7 @@
 
 import click
 
-from zoo.cli.text import columns, in_bytes
+from zoo.text import columns, in_bytes
 
 
 @click.command(epilog="Example:  zoo shards info shards/train")
