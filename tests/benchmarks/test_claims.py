@@ -126,7 +126,8 @@ def test_kept_results_say_what_their_claims_say():
     """A changed claim or comparison wants a new run."""
     for result in read_all(RESULTS):
         claim = find(result["claim"])
-        assert (result["says"], result["paper"]) == (claim.says, claim.paper)
+        for what in ("says", "paper", "data", "measure"):
+            assert result[what] == getattr(claim, what)
         fresh = summarise(claim, Trials(result["values"]), seconds=0)
         for old, new in zip(result["comparisons"], fresh["comparisons"], strict=True):
             assert old["gain"] == pytest.approx(new["gain"], abs=3e-5)
