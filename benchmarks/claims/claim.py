@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, UsageError
 
 __all__ = ["NAMES", "Claim", "Comparison", "Trials", "each_seed", "find"]
 
@@ -94,10 +94,14 @@ def find(name: str) -> Claim:
 
     Raises:
         UnknownNameError: there is none.
+        UsageError: a package is missing.
     """
     if name not in NAMES:
         raise UnknownNameError("claim", name, NAMES, "zoo bench claims --show lists all")
-    claim: Claim = importlib.import_module(f"zoo.benchmarks.claims.{name}").CLAIM
+    try:
+        claim: Claim = importlib.import_module(f"zoo.benchmarks.claims.{name}").CLAIM
+    except ModuleNotFoundError as error:
+        raise UsageError(f"claim {name} needs the package {error.name}: install it") from None
     return claim
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from zoo.benchmarks.claims.claim import Claim, Comparison, Trials, each_seed
-from zoo.benchmarks.claims.digits import DATA
+from zoo.benchmarks.claims.digits import DATA, shards_of
 from zoo.objectives.mae import MAE
 from zoo.registry.build import build_objective
 from zoo.registry.recipe import TrainRecipe
 
 import zoo
-from zoo.demo.digits import MODEL, read_digits, write_digits
+from zoo.demo.digits import MODEL, read_digits
 from zoo.training.optim import build_optimizers
 from zoo.training.schedule import build_schedule
 
@@ -95,7 +95,7 @@ def trials(seeds: int, folder: Path) -> Trials:
     """Mean loss of all domains, and that of the first one."""
 
     def measure(seed: int) -> dict[str, float]:
-        shards = write_digits(folder / f"digits-{seed}", seed=seed)
+        shards = shards_of(folder, seed)
         preprocess = zoo.create(MODEL).preprocess
         train, test = (
             preprocess.collate([preprocess(one) for one in read_digits(shards[side])[0]])["image"]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from zoo.benchmarks.claims.claim import Claim, Comparison, Trials, each_seed
-from zoo.benchmarks.claims.digits import DATA, Digits, pretrained
+from zoo.benchmarks.claims.digits import DATA, STEPS, Digits, pretrained
 
 __all__ = ["CLAIM"]
 
@@ -70,7 +70,7 @@ def trials(seeds: int, folder: Path) -> Trials:
             "fine-tuned on all at once": fine_tuned(digits, seed, [range(10)]),
         }
 
-    return each_seed(seeds, measure, {})
+    return each_seed(seeds, measure, {"steps": STEPS})
 
 
 CLAIM = Claim(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from zoo.benchmarks.claims.claim import Claim, Comparison, Trials, each_seed
-from zoo.benchmarks.claims.digits import DATA, pretrained
+from zoo.benchmarks.claims.digits import DATA, STEPS, pretrained
 
 import zoo
 from zoo.demo.digits import Data
@@ -39,14 +39,16 @@ def trials(seeds: int, folder: Path) -> Trials:
     """Accuracy of every way."""
 
     def measure(seed: int) -> dict[str, float]:
-        encoder, train, test = pretrained(folder, seed)
+        digits = pretrained(folder, seed)
         found = {}
         for name, way in WAYS.items():
-            sides = [features(encoder, side, way).numpy() for side in (train, test)]
-            found[name] = knn_probe(sides[0], train[1], sides[1], test[1], k=5).accuracy
+            train, test = (
+                features(digits.encoder, side, way).numpy() for side in (digits.train, digits.test)
+            )
+            found[name] = knn_probe(train, digits.train[1], test, digits.test[1], k=5).accuracy
         return found
 
-    return each_seed(seeds, measure, {})
+    return each_seed(seeds, measure, {"steps": STEPS})
 
 
 CLAIM = Claim(

@@ -13,6 +13,7 @@ _MODULES = {
     "clip-zeroshot": "clip_zeroshot",
     "btcv": "btcv",
     "brats": "brats",
+    "clip": "clip_zeroshot",
     "codesearchnet": "codesearchnet",
     "glue": "glue",
     "stdlib-search": "stdlib_search",

@@ -18,7 +18,7 @@ from zoo.benchmarks.speed.timing import RESULTS
 from zoo.modalities.code.codec import CodeCodec
 
 import zoo
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, UsageError
 
 
 def test_interval_of_paired_differences():
@@ -86,6 +86,21 @@ def test_the_command_keeps_json_and_a_picture(tmp_path):
     assert "+0.4033" in again.output
 
 
+def test_a_claim_that_cannot_be_tried_does_not_stop_the_others(tmp_path, monkeypatch):
+    values = {"a": [0.9, 0.91, 0.93], "b": [0.5, 0.52, 0.51]}
+
+    def found(name):
+        if name == "packing":
+            raise UsageError("a package is missing")
+        return made_up(values)
+
+    monkeypatch.setattr(runner, "NAMES", ("packing", "voco"))
+    monkeypatch.setattr(runner, "find", found)
+    done = CliRunner().invoke(runner.command, ["--out", str(tmp_path)])
+    assert str(done.exception) == "packing was not tried: a package is missing"
+    assert [result["claim"] for result in read_all(tmp_path)] == ["voco"]
+
+
 @pytest.mark.usefixtures("one_claim")
 def test_few_seeds_are_a_trial(tmp_path):
     CliRunner().invoke(runner.command, ["--out", str(tmp_path), "--seeds", "1"])
@@ -111,7 +126,8 @@ def test_kept_results_say_what_their_claims_say():
     """A changed claim or comparison wants a new run."""
     for result in read_all(RESULTS):
         claim = find(result["claim"])
-        assert (result["says"], result["paper"]) == (claim.says, claim.paper)
+        for what in ("says", "paper", "data", "measure"):
+            assert result[what] == getattr(claim, what)
         fresh = summarise(claim, Trials(result["values"]), seconds=0)
         for old, new in zip(result["comparisons"], fresh["comparisons"], strict=True):
             assert old["gain"] == pytest.approx(new["gain"], abs=3e-5)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 __all__ = ["Effect", "forest"]
 
-_WIDTH, _LINE, _TOP = 720.0, 40.0, 26.0  # SVG units
-_LEFT, _RIGHT = 8.0, 560.0  # where intervals lie; numbers follow
+_WIDTH, _LINE, _TOP = 800.0, 40.0, 26.0  # SVG units
+_LEFT, _RIGHT = 8.0, 580.0  # where intervals lie; numbers follow
 _COLOURS = {"reproduced": "var(--main)", "not reproduced": "var(--second)"}
 _UNDECIDED = "var(--soft)"
 
@@ -64,6 +64,7 @@ def _drawn(effect: Effect, top: float, middle: float) -> list[str]:
         round(middle + scale * value, 1)
         for value in (effect.low, effect.mean, effect.high, effect.least)
     )
+    said = f"{effect.mean:+.2g} ({effect.low:+.2g} to {effect.high:+.2g})"
     across, line = top + 26, f'stroke-width="2.5" style="stroke:{colour}"'
     return [
         _text(_LEFT, top + 14, effect.name),
@@ -71,7 +72,7 @@ def _drawn(effect: Effect, top: float, middle: float) -> list[str]:
         f'<line x1="{least}" x2="{least}" y1="{across - 6}" y2="{across + 6}"/>',
         f'<circle cx="{mean}" cy="{across}" r="4.5" style="fill:{colour}"/>',
         _text(_RIGHT + 12, top + 14, effect.verdict),
-        _text(_RIGHT + 12, top + 30, f"{effect.mean:+.3g} ({effect.low:+.3g}, {effect.high:+.3g})"),
+        _text(_RIGHT + 12, top + 30, said),
     ]
 
 
