@@ -194,10 +194,10 @@ def _clip(device: torch.device, *, tiny: bool) -> Workload:
         ids[:, -1] = words - 1  # the end, whose vector is the text's
         image = torch.randint(256, (size, 3, side, side), dtype=torch.uint8, device=device)
         captions = torch.arange(size, device=device).unsqueeze(1)
-        return {"image": image, "ids": ids, "caption_ids": captions}
+        return {"image": image, "text_ids": ids, "caption_ids": captions}
 
     def cost(batch: Batch) -> Cost:
-        size = len(batch["ids"])
+        size = len(batch["text_ids"])
         return Cost(samples=size, tokens=size * length, flops=size * flops)
 
     return Workload(

@@ -67,7 +67,6 @@ class SpectrogramViT(AudioEncoder, PatchViT):
     are made of here. R may differ from what `preprocess` makes: any multiple of the patch.
     """
 
-    modality = "audio"
     config_class = SpectrogramViTConfig
     preprocess_class = AudioPreprocessConfig
     config: SpectrogramViTConfig

@@ -58,7 +58,6 @@ class Wav2Vec2Config:
 class Wav2Vec2(AudioEncoder, FrameEncoder):
     """Batches hold `waveform` (B, S), `lengths` (B,) and, if clips differ, `num_samples` (B,)."""
 
-    modality = "audio"
     config_class = Wav2Vec2Config
     preprocess_class = WaveformPreprocessConfig
     preprocess: WaveformPreprocess

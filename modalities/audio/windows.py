@@ -72,6 +72,7 @@ def cut(recording: Recording, window: float, hop: float) -> Iterator[tuple[float
 class AudioEncoder(Encoder):
     """An encoder of recordings."""
 
+    modality = "audio"
     preprocess: SoundPreprocess
 
     @overload
