@@ -68,23 +68,21 @@ def speed_part(folder: Path) -> list[str]:
     groups = [_group(name, facts) for name, facts in files.items()]
     every = [times for group in groups for _, times in group.times]
     slower = [
-        f"{group.title}: {name} {times:.3g}"
+        Group(group.title, lines)
         for group in groups
-        for name, times in group.times
-        if name.startswith("zoo") and times < 1
+        if (lines := [(n, times) for n, times in group.times if n.startswith("zoo") and times < 1])
     ]
     first = [
         (f"{words} ({base})", before / after) for words, base, before, after in headlines(folder)
     ]
+    tables = {
+        "In short, medians; in brackets the peer": [Group("", first)] if first else [],
+        "Where zoo is slower": slower,
+    }
     return [
         f"<p>{len(files)} measurements, each beside its peer in one run. Bars to the right of 1 "
         "are faster.</p>",
-        *(
-            [ratio_table([Group("", first)], caption="In short, medians; in brackets the peer")]
-            if first
-            else []
-        ),
-        f"<p>Where zoo is slower: {html.escape('; '.join(slower) or 'nowhere')}.</p>",
+        *(ratio_table(shown, caption=caption) for caption, shown in tables.items() if shown),
         f"<details><summary>All {len(every)} ratios</summary>"
         + ratio_table(groups, caption="Medians of the ratios of rounds")
         + "</details>",

@@ -118,9 +118,14 @@ def test_what_is_slower_is_named(tmp_path):
     (tmp_path / "disk_writing.json").write_text(json.dumps(facts))
     (tmp_path / "other.json").write_text(json.dumps({"rows": [1]}))
     said = "\n".join(speed_part(tmp_path))
-    assert "disk writing: against peer, 1,500.0 ms: zoo 0.5." in said
+    named = said[said.index("Where zoo is slower") : said.index("All 2 ratios")]
+    assert "disk writing: against peer, 1,500.0 ms" in named
+    assert ">0.5<" in named
+    assert "zoo, fast" not in named
     assert "a &amp; b" in said
-    slower, faster = re.findall(r'<rect class=(\w+) x="([\d.]+)%" y="3" width="([\d.]+)%"', said)
+    *_, slower, faster = re.findall(
+        r'<rect class=(\w+) x="([\d.]+)%" y="3" width="([\d.]+)%"', said
+    )
     assert (slower[0], faster[0]) == ("slower", "faster")
     start, end = float(faster[1]), float(faster[1]) + float(faster[2])
     assert float(slower[1]) + float(slower[2]) == pytest.approx(start, abs=0.11)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["Curve", "chart", "drawing"]
 
 _MOST = 800  # points of a curve that are drawn
+_SIZE = 'width="600"'  # of a picture alone: where there is room, words are as large as a page's
 _ALONE = {"main": "#1f6f5c", "second": "#b4552d", "soft": "#5b6678"}  # on white and on black
 _STYLE = (
     "polyline{fill:none;stroke-width:1.75}line{stroke:#8884}line.at{visibility:hidden}"
@@ -114,7 +115,7 @@ def drawing(figure: str) -> str:
     for name, colour in _ALONE.items():
         content = content.replace(f"var(--{name})", colour)
     space = 'xmlns="http://www.w3.org/2000/svg"'
-    return f"{opening} {space}><style>{_STYLE}</style>{content}</svg>\n"
+    return f"{opening} {space} {_SIZE}><style>{_STYLE}</style>{content}</svg>\n"
 
 
 def _keys(curves: Sequence[Curve]) -> str:
