@@ -283,7 +283,7 @@ def test_options_are_frozen():
         "shards verify": ["--headers", "--modality", "--require", "data"],
         "shards index": ["--manifest", "data"],
         "shards repair": ["--modality", "--require", "out", "shard"],
-        "report": ["--output", "-o", "run"],
+        "report": ["--all", "--demo", "--output", "-o", "run"],
         "bench claims": ["--only", "--out", "--seeds", "--show"],
         "bench table": [],
         "demo": ["--out", "--quick"],
