@@ -125,6 +125,18 @@ def test_tables(tmp_path, suffix):
         table_source(path, members={"txt": "captoin"})
 
 
+def test_a_column_names_the_classes(tmp_path):
+    rows = [{"name": "1", "species": name} for name in ("wren", "robin", " wren", "")]
+    path = save_table(tmp_path / "t.csv", rows)
+    with pytest.raises(DataError, match=r"row 3: nothing in column 'species'; .*--skip-bad"):
+        table_source(path, members={"txt": "name"}, label="species")
+    source = table_source(path, members={"txt": "name"}, label="species", skip=True)
+    assert list(source.classes) == ["robin", "wren"]
+    assert [members["cls"] for _, members in content(source)] == [b"1", b"0", b"1"]
+    with pytest.raises(UnknownNameError, match="did you mean species"):
+        table_source(path, label="specis")
+
+
 def test_columns_that_are_only_named_like_files(tmp_path):
     path = save_table(tmp_path / "t.jsonl", [{"image": "x" * 5000, "audio": "\0", "path": ""}])
     assert [set(members) for _, members in content(table_source(path))] == [{"json"}]
