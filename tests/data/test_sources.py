@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo.data.building.build import build_shards
 from zoo.data.building.folders import folder_source
 from zoo.data.building.rows import table_source
 from zoo.data.building.sources import clean_key
@@ -135,6 +136,21 @@ def test_a_column_names_the_classes(tmp_path):
     assert [members["cls"] for _, members in content(source)] == [b"1", b"0", b"1"]
     with pytest.raises(UnknownNameError, match="did you mean species"):
         table_source(path, label="specis")
+
+
+def refuse(members):
+    raise DataError("odd")
+
+
+def test_where_all_samples_are_bad_the_first_says_why(tmp_path):
+    path = save_table(tmp_path / "t.csv", [{"name": "1", "species": " "}])
+    with pytest.raises(
+        UsageError, match=r"1 cannot be used, the first is t\.csv, row 0: nothing in"
+    ):
+        table_source(path, label="species", skip=True)
+    source = table_source(path, skip=True)
+    with pytest.raises(UsageError, match=r"all .* bad, the first is t\.csv, row 0: odd"):
+        build_shards(source, tmp_path / "out", measure=refuse, workers=0)
 
 
 def test_columns_that_are_only_named_like_files(tmp_path):
