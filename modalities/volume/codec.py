@@ -195,7 +195,10 @@ def _integers(
     low, high = float(values.min()), float(values.max())
     if label == LABELS:
         if low < 0 or high > _INT16.max:
-            raise DataError(f"{label}: classes from {low:g} to {high:g}")
+            raise DataError(
+                f"{label}: classes from {low:g} to {high:g}; give it whole numbers, 0 for none, up "
+                f"to {_INT16.max}"
+            )
         dtype = np.uint8 if high <= 255 else np.int16
         return np.rint(values).astype(dtype), {"slope": 1.0, "intercept": 0.0}
     fits = low >= _INT16.min and high <= _INT16.max

@@ -134,8 +134,11 @@ def test_a_column_names_the_classes(tmp_path):
     source = table_source(path, members={"txt": "name"}, label="species", skip=True)
     assert list(source.classes) == ["robin", "wren"]
     assert [members["cls"] for _, members in content(source)] == [b"1", b"0", b"1"]
-    with pytest.raises(UnknownNameError, match="did you mean species"):
+    with pytest.raises(UnknownNameError, match=r"did you mean species\? \(t.csv begins .*: name, "):
         table_source(path, label="specis")
+    path.write_text("name;species\n1;wren\n")
+    with pytest.raises(UsageError, match=r"t\.csv: its cells are separated by semicolons"):
+        table_source(path, label="species")
 
 
 def refuse(members):

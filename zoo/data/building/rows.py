@@ -24,6 +24,7 @@ from zoo.errors import DataError, UnknownNameError, UsageError
 __all__ = ["table_source"]
 
 _FILE_COLUMNS = ("path", "file", "file_name", "filename", "image", "audio")
+_SHOWN = 8  # columns in a message
 _WHOLE_ROW = _OWN_EXTENSION = "*"
 
 
@@ -59,7 +60,9 @@ def table_source(
     columns += [name for name in (key, label) if name]
     for name in columns:
         if not {name, name.partition(".")[0]} & set(table.columns):
-            raise UnknownNameError("column", name, table.columns, f"columns of {path.name}")
+            shown = ", ".join(table.columns[:_SHOWN])
+            hint = f"{path.name} begins with a line of names: {shown}"
+            raise UnknownNameError("column", name, table.columns, hint)
     classes = _classes(table, label) if label else []
     rows = _Rows(
         table=table,
