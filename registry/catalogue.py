@@ -151,7 +151,10 @@ def find(name: str) -> tuple[Row, str | None]:
     row = by_name.get(base) or by_family.get(base)
     if row is None:
         known = {*by_name, *by_family}
-        raise UnknownNameError("model", name, known, "zoo.list_models() shows all")
+        hint = "zoo.list_models() shows all"
+        if Path(name).is_dir():
+            hint = f"for the folder of that name write './{name}'"
+        raise UnknownNameError("model", name, known, hint)
     if tag and tag not in row.tags:
         said = "this model has no published weights" if not row.tags else ""
         raise UnknownNameError(f"weights of {row.name}", tag, row.tags, said)

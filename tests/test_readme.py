@@ -1,14 +1,12 @@
 """Everything that README.md tells a reader to type works, in the order in which it stands there."""
 
-import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
-import pytest
+from pages import Page
 from PIL import Image
 from zoo.registry.card import Card
 from zoo.registry.schema import read
@@ -24,44 +22,18 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("readme")
+def test_blocks_run(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("scan.png", "photo.jpg"):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
     for number in range(6):
-        path = folder / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path = tmp_path / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
-    script = folder / "readme.py"
-    script.write_text("\n".join(blocks("python")))
-    done = subprocess.run(
-        [sys.executable, script], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_python_blocks_run(place):
-    assert (place / "runs" / "mine" / "export" / "model.safetensors").exists()
-
-
-def test_commands_run(place):
-    words = [line for block in blocks("bash")[1:] for line in block.splitlines() if line]
-    assert words
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for line in words:
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=place,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+    page = Page(ROOT / "README.md")
+    del page.blocks[0]  # make demo, make test
+    page.run(tmp_path)
+    assert (tmp_path / "runs" / "mine" / "export" / "model.safetensors").exists()
 
 
 def test_make_knows_its_targets():

@@ -273,8 +273,16 @@ def test_options_are_frozen():
             *("-k", "source"),
         ],
         "shards build": [
-            *("--allow-outside", "--engine", "--key", "--label-from-folder", "--licence"),
-            *("--member", "--modality", "--quiet", "--samples-per-shard", "--seed", "--shard-size"),
+            *("--allow-outside", "--engine", "--key", "--label", "--label-from-folder"),
+            *(
+                "--licence",
+                "--member",
+                "--modality",
+                "--quiet",
+                "--samples-per-shard",
+                "--seed",
+                "--shard-size",
+            ),
             *("--shuffle", "--similar", "--skip-bad", "--spacing", "--unit", "--workers"),
             *("-m", "out", "source"),
         ],
