@@ -64,6 +64,7 @@ def test_commands_run(place):
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
+@pytest.mark.tree
 def test_make_knows_its_targets():
     shown = " ".join(blocks("bash")[0].split()) + TEXT
     targets = set(re.findall(r"make (\w+)", shown)) & {"demo", "test", "lint", "bench"}
@@ -93,6 +94,7 @@ def test_the_table_names_every_model():
     assert set(zoo.list_models()) <= shown
 
 
+@pytest.mark.tree
 def test_links_point_at_folders_that_exist():
     for folder in re.findall(r"^\| `(\w+)/` \|", TEXT, flags=re.MULTILINE):
         assert (ROOT / folder).is_dir()

@@ -1,9 +1,11 @@
 """What is said about results: README's tables, and which ratios fell."""
 
+import pytest
 from zoo.benchmarks.readme import BEGIN, END, PAGE, render, replaced
 from zoo.benchmarks.speed.regression import changes, ratios
 
 
+@pytest.mark.tree
 def test_readme_says_what_the_results_say():
     text = PAGE.read_text()
     block = BEGIN + text.split(BEGIN)[1].split(END)[0] + END
