@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed.vision
 	$(BIN)/python -m zoo.benchmarks.speed.vision_step
 	$(BIN)/python -m zoo.benchmarks.readme
+	$(BIN)/python -m zoo.benchmarks.promises
 	$(BIN)/python -m zoo.benchmarks.speed.regression
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly. Both
