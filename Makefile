@@ -23,6 +23,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m zoo.benchmarks.speed
 	$(BIN)/python -m zoo.benchmarks.readme
+	$(BIN)/python -m zoo.benchmarks.promises
 	$(BIN)/python -m zoo.benchmarks.speed.regression
 
 # uv resolves and links in seconds; where it cannot reach the index, pip does the same slowly. Both

@@ -227,7 +227,7 @@ def _flac(data: Buffer) -> Audio:
     try:
         soundfile = importlib.import_module("soundfile")
     except (ImportError, OSError):
-        raise UsageError("flac needs the package soundfile: pip install soundfile") from None
+        raise UsageError("flac needs the package soundfile: pip install 'zoo[audio]'") from None
     if bytes(data[:4]) != b"fLaC":  # libsndfile would try every format that it knows
         raise DataError("not a FLAC file")
     with soundfile.SoundFile(io.BytesIO(data)) as file:

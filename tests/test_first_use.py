@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import zoo
@@ -23,6 +22,7 @@ def tiny(monkeypatch, tmp_path):
 
 
 def test_trained_once_then_loaded(tiny, caplog):
+    pd = pytest.importorskip("pandas")
     with caplog.at_level(logging.WARNING, "zoo"):
         first = zoo.load("unitabe-small.demo").embed(ROWS)
         assert "training them here, once" in caplog.text

@@ -83,6 +83,7 @@ def test_code_batches_fill_their_budget():
 
 @compiling
 def test_rows_of_models(tmp_path):
+    pytest.importorskip("open_clip")
     words = ["--device", "cpu", "--tiny", "--steps", "5", "--backend", "eager", "--date", "today"]
     models = ["mae-b", "clip-vit-b-16"]
     path = gpu.main([*words, "--out", str(tmp_path), *(f"--only={name}" for name in models)])

@@ -11,6 +11,7 @@ import pytest
 from zoo.registry.catalogue import ROOT as REGISTRY
 from zoo.registry.catalogue import render_index
 
+pytestmark = pytest.mark.tree
 ROOT = Path(__file__).parent.parent
 MAPPED = ("modalities", "objectives", "registry", "hub", "benchmarks")
 SOURCES = sorted(

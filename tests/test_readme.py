@@ -36,6 +36,7 @@ def test_blocks_run(tmp_path):
     assert (tmp_path / "runs" / "mine" / "export" / "model.safetensors").exists()
 
 
+@pytest.mark.tree
 def test_make_knows_its_targets():
     shown = " ".join(blocks("bash")[0].split()) + TEXT
     targets = set(re.findall(r"make (\w+)", shown)) & {"demo", "test", "lint", "bench"}
@@ -65,6 +66,7 @@ def test_the_table_names_every_model():
     assert set(zoo.list_models()) <= shown
 
 
+@pytest.mark.tree
 def test_links_point_at_folders_that_exist():
     for folder in re.findall(r"^\| `(\w+)/` \|", TEXT, flags=re.MULTILINE):
         assert (ROOT / folder).is_dir()

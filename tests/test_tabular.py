@@ -1,7 +1,6 @@
 import pickle
 
 import numpy as np
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 from sklearn.model_selection import cross_val_score
@@ -20,6 +19,7 @@ from zoo.tabular import Classifier, Imputer, Regressor, write_tables
 
 
 def rows(count=80, seed=0):
+    pd = pytest.importorskip("pandas")
     generator = np.random.default_rng(seed)
     x = generator.normal(size=count)
     frame = pd.DataFrame({"height": x, "size": np.where(x > 0, "big", "small")})
@@ -76,6 +76,7 @@ def test_takes_an_encoder_or_a_folder_and_refuses_others(tmp_path):
 
 
 def test_imputer_fills_numbers_and_strings():
+    pd = pytest.importorskip("pandas")
     frame, _, _ = rows(200)
     frame["double"] = 2 * frame["height"]
     imputer = Imputer(steps=120, random_state=0).fit(frame)

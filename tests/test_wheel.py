@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.tree
 ROOT = Path(__file__).parent.parent
 MAPPED = ("modalities", "objectives", "registry", "hub", "benchmarks")
 

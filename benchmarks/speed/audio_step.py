@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from zoo.benchmarks.speed.timing import alternate, report
-from zoo.benchmarks.speed.updates import THREADS, Update, show_peaks, update_of
+from zoo.benchmarks.speed.updates import THREADS, Update, report_peaks, update_of
 from zoo.modalities.positions import sincos_positions
 from zoo.objectives.mae import random_order
 from zoo.registry.build import build_objective
@@ -112,7 +112,7 @@ def main() -> None:
     work = {name: make() for name, make in makes.items()}
     report("audio_step", alternate(work, ROUNDS, time.process_time), base="upstream float32")
     del work
-    show_peaks(makes)
+    report_peaks("audio_step", makes)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 On one thread, because others use the machine; memory of each in a process of its own.
 """
 
+import json
 import multiprocessing
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from zoo.benchmarks.speed.timing import RESULTS
 
-__all__ = ["THREADS", "Update", "megabytes", "show_peaks", "update_of"]
+__all__ = ["THREADS", "Update", "keep_memory", "megabytes", "report_peaks", "update_of"]
 
 THREADS = 1
 Update = Callable[[], float]  # an update, which returns the loss before it
@@ -42,17 +44,27 @@ def update_of(
     return update
 
 
-def show_peaks(candidates: Mapping[str, Callable[[], Update]]) -> None:
+def report_peaks(name: str, candidates: Mapping[str, Callable[[], Update]]) -> None:
     """Prints what a process reaches in two updates, and what the third one adds of tensors.
 
     The former is above the imports, model and optimizer included, and moves by some 5 % with the
-    pages that the allocator finds; the latter counts bytes asked for, the same every time.
+    pages that the allocator finds; the latter counts bytes asked for, the same every time. Both are
+    kept as JSON, `{name}_memory.json`.
     """
     spawn = multiprocessing.get_context("spawn")
-    for name, make in candidates.items():
+    rows = {}
+    for candidate, make in candidates.items():
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             process, tensors = pool.submit(_peaks, make).result()
-        print(f"{name:<34} {process:>10.0f} MB, tensors of an update {tensors:>6.0f} MB")
+        rows[candidate] = {"process_mb": round(process), "tensors_mb": round(tensors)}
+        print(f"{candidate:<34} {process:>10.0f} MB, tensors of an update {tensors:>6.0f} MB")
+    keep_memory(name, rows)
+
+
+def keep_memory(name: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes `{name}_memory.json` among the results: a row of megabytes a candidate."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}_memory.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def _peaks(make: Callable[[], Update]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from zoo.benchmarks.speed.timing import alternate, report
-from zoo.benchmarks.speed.updates import THREADS, Update, show_peaks, update_of
+from zoo.benchmarks.speed.updates import THREADS, Update, report_peaks, update_of
 from zoo.modalities.patch_vit import patchify
 from zoo.modalities.positions import sincos_positions
 from zoo.registry.build import build_objective
@@ -141,7 +141,8 @@ def main() -> None:
         "zoo float32": ("zoo", False),
         "zoo bfloat16": ("zoo", True),
     }
-    show_peaks({n: partial(step, way, half=half) for n, (way, half) in candidates.items()})
+    makes = {name: partial(step, way, half=half) for name, (way, half) in candidates.items()}
+    report_peaks("vision_step", makes)
     weights = {name: value.clone() for name, value in ours()[2].items()}
     work = {name: step(way, half=half, weights=weights) for name, (way, half) in candidates.items()}
     for name, update in work.items():

@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from zoo.benchmarks.speed.timing import alternate, report
-from zoo.benchmarks.speed.updates import THREADS, megabytes
+from zoo.benchmarks.speed.updates import THREADS, keep_memory, megabytes
 from zoo.modalities.contracts import Batch
 from zoo.modalities.volume.merging import LegacyPatchMerging
 from zoo.modalities.volume.preprocess import VolumePreprocessConfig
@@ -168,6 +168,7 @@ def main() -> None:
     report("volume_step", seconds, base="upstream")
     for way, peak in peaks.items():
         print(f"{way:<34} {peak:>10.0f} MB   x{peak / peaks['upstream']:.2f}")
+    keep_memory("volume_step", {way: {"process_mb": round(peak)} for way, peak in peaks.items()})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
@@ -48,6 +47,7 @@ from zoo.modalities.tabular.encoder import UniTabE
 from zoo.modalities.tabular.table import Cells, Table
 
 import zoo
+from zoo.errors import UsageError
 from zoo.tabular import Classifier, Imputer, Regressor, pretrain_tables
 from zoo.tabular.raw import RowFeatures, beside
 from zoo.tabular.sources import REAL, generated, real
@@ -186,7 +186,14 @@ def columns(split: Split, steps: int) -> dict[str, float]:
 
     The estimator goes by name and leaves out what `fit` never saw; `read` says what the same head
     makes of embeddings in which the encoder read the new columns as well.
+
+    Raises:
+        UsageError: there is no pandas.
     """
+    try:
+        import pandas as pd  # type: ignore[import-untyped]
+    except ImportError:
+        raise UsageError("B5 needs pandas: pip install pandas, or choose other bars") from None
     data, pool, test = split.data, split.pool, split.test
     gone = {data.names[i] for i in drop_order(data)[: len(data.names) // 3]}
     known = [name for name in data.names if name not in gone]

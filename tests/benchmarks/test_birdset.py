@@ -7,10 +7,7 @@ import tarfile
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
 from click.testing import CliRunner
 from zoo.benchmarks.tables.birdset import LINES, TASKS, command, published
 from zoo.benchmarks.tables.birdset_data import (
@@ -27,6 +24,10 @@ from zoo.registry.build import encoder_spec
 import zoo
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError, UsageError
+
+soundfile = pytest.importorskip("soundfile")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 RATE, CODES = 8000, ("zebfin", "amerob", "houspa")
 TONES = dict(zip(CODES, (500, 1500, 3000), strict=True))

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from zoo.benchmarks import speed
 from zoo.benchmarks.readme import BEGIN, END, PAGE, render, replaced
@@ -10,6 +11,7 @@ from zoo.benchmarks.speed.__main__ import SCRIPTS, main
 from zoo.benchmarks.speed.regression import changes, ratios
 
 
+@pytest.mark.tree
 def test_readme_says_what_the_results_say():
     text = PAGE.read_text()
     block = BEGIN + text.split(BEGIN)[1].split(END)[0] + END

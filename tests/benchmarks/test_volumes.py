@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -14,6 +13,8 @@ from zoo.registry.build import encoder_spec
 import zoo
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError, UsageError
+
+nibabel = pytest.importorskip("nibabel")
 
 SHAPE, AFFINE = (40, 32, 32), np.diag([-8.0, -8.0, 8.0, 1.0])
 RNG = np.random.default_rng(0)

@@ -61,6 +61,7 @@ with ShardCache(Path(sys.argv[2]), 1 << 30).open(stat_remote(sys.argv[1])) as co
 
 
 def start_child(server, cache, *more):
+    pytest.importorskip("aiohttp")  # the child could only say that it is missing
     command = [sys.executable, "-c", CHILD, server.url(), str(cache.folder), *more]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cache.folder.parent

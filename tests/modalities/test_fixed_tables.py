@@ -1,7 +1,6 @@
 """FT-Transformer and SAINT: encoders of one table."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from zoo.hub.export import save_export
@@ -108,12 +107,14 @@ def test_what_cannot_work_is_refused(encoder):
 
 @pytest.mark.filterwarnings("ignore:column 'm' mixes")
 def test_a_column_of_two_kinds_is_refused():
+    pd = pytest.importorskip("pandas")
     mixed = read_table({"m": pd.Series([1, "two"], dtype=object)})
     with pytest.raises(DataError, match="'m' mixes numbers and text"):
         zoo.create("ft-transformer", **TINY["ft-transformer"]).preprocess.fit([{"table": mixed}])
 
 
 def test_as_estimators():
+    pd = pytest.importorskip("pandas")
     x = np.random.default_rng(0).normal(size=(60, 3))
     frame = pd.DataFrame(x, columns=list("abc")).assign(d=np.where(x[:, 1] > 0, "up", "down"))
     tuned = Classifier(

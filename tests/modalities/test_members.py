@@ -277,7 +277,7 @@ def test_a_cut_wav_is_shorter_and_says_so():
 
 def test_flac(monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(UsageError, match="pip install soundfile"):
+    with pytest.raises(UsageError, match=r"pip install 'zoo\[audio\]'"):
         decode_member("flac", b"fLaC")
 
 

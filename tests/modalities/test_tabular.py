@@ -3,8 +3,6 @@ import sys
 from contextlib import suppress
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,6 +116,7 @@ def test_statistics_come_from_the_table_they_were_fitted_on(encoder):
 
 
 def test_all_inputs_say_the_same(tmp_path):
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
     frame = pd.DataFrame(CITIES)
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_parquet(tmp_path / "a.parquet")

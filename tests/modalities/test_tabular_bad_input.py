@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from zoo.modalities.tabular.read import read_table
@@ -11,6 +10,9 @@ from zoo.modalities.tabular.read import read_table
 import zoo
 from zoo.errors import DataError
 from zoo.tabular import Classifier, Regressor
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
 
 FRAME = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": ["u", "v", "u", "v"]})
 LABELS = ["yes", "no", "yes", "no"]

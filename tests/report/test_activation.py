@@ -7,7 +7,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
 from torch import nn
@@ -18,6 +17,8 @@ from zoo.probes.frozen import token_map
 from zoo.probes.heads import HeadRecipe, Linear, train_head
 from zoo.probes.prototypical import Prototypical
 from zoo.report.activation import activation_figure, locate, write_activations
+
+soundfile = pytest.importorskip("soundfile")
 
 RATE, SECONDS, TONES = 8000, 2.0, (400, 1200, 3000)
 FEATURES = {

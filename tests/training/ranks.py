@@ -12,8 +12,8 @@ from torch.distributed import TCPStore
 # What the work needs, once and not in every child.
 import zoo.pretraining  # isort: skip
 import numpy.ma  # isort: skip  # noqa: F401
-import torch._dynamo  # isort: skip
-import torch.distributed.checkpoint._fsspec_filesystem  # isort: skip  # noqa: F401
+import torch._dynamo  # isort: skip  # noqa: F401
+import fsspec.core  # isort: skip  # noqa: F401
 import zoo.modalities.vision.vit  # isort: skip
 import zoo.objectives.mae  # isort: skip  # noqa: F401
 

@@ -164,7 +164,7 @@ def test_a_failing_service_ends_nothing(broken, service, tmp_path, caplog):
 
 def test_loggers_are_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match=r"wandb is not installed: pip install wandb"):
+    with pytest.raises(UsageError, match=r"wandb is not installed: pip install 'zoo\[wandb\]'"):
         check_loggers(["tensorboard", "wandb"])
     with pytest.raises(UnknownNameError, match="unknown logger 'wandv'; did you mean wandb"):
         check_loggers(["wandv"])

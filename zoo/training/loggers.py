@@ -165,7 +165,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise UsageError(
-            f"train.loggers: {name} is not installed: pip install {name}, or leave it out"
+            f"train.loggers: {name} is not installed: pip install 'zoo[{name}]', or leave it out"
         ) from None
 
 

@@ -2,7 +2,6 @@ import io
 
 import numpy as np
 import pytest
-import soundfile
 from click.testing import CliRunner
 from zoo.modalities.audio.codec import AudioCodec
 from zoo.modalities.audio.decode import Recording
@@ -11,6 +10,8 @@ from zoo.modalities.members import Audio, decode_member
 from zoo.cli.shards import build
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
+
+soundfile = pytest.importorskip("soundfile")
 
 CODEC = AudioCodec()
 NOISE = np.random.default_rng(0).normal(0, 0.1, (2, 8000)).astype(np.float32)

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,8 @@ from zoo.modalities.audio.resample import mono, resample
 from zoo.modalities.members import Audio
 
 from zoo.errors import DataError, UsageError
+
+soundfile = pytest.importorskip("soundfile")
 
 TIME = np.arange(32_000) / 32_000
 TONE = (0.4 * np.sin(2 * np.pi * 440 * TIME * (1 + TIME))).astype(np.float32)

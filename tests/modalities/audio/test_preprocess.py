@@ -2,13 +2,14 @@ import io
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from zoo.modalities.audio.augment import AugmentConfig
 from zoo.modalities.audio.features import LogMelConfig
 from zoo.modalities.audio.preprocess import AudioPreprocess, AudioPreprocessConfig
 
 from zoo.errors import DataError
+
+soundfile = pytest.importorskip("soundfile")
 
 FEATURES = LogMelConfig(sample_rate=8000, seconds=1.0, target_length=112, num_mel_bins=16)
 RAMP = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)

@@ -4,7 +4,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from click.testing import CliRunner
 from torch import nn
@@ -19,6 +18,8 @@ from zoo.modalities.members import Audio
 import zoo
 from zoo.cli import embed
 from zoo.errors import DataError, UsageError
+
+soundfile = pytest.importorskip("soundfile")
 
 RATE = 1000
 CLOCK = np.arange(10_500, dtype=np.float32) / RATE  # every sample says when it is: 10.5 seconds

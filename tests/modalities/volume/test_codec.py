@@ -4,7 +4,6 @@ import struct
 import subprocess
 import sys
 
-import nibabel
 import numpy as np
 import pytest
 from zoo.modalities.volume.codec import VolumeCodec
@@ -14,6 +13,8 @@ from zoo.modalities.volume.volume import LABELS, Sequence, Volume
 from zoo.cli.shards import build
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
+
+nibabel = pytest.importorskip("nibabel")
 
 CODEC = VolumeCodec()
 RNG = np.random.default_rng(0)

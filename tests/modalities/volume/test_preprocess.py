@@ -1,6 +1,5 @@
 import warnings
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,8 @@ from zoo.modalities.volume.read import open_volume
 from zoo.modalities.volume.volume import LABELS, Sequence, Volume
 
 from zoo.errors import DataError
+
+nibabel = pytest.importorskip("nibabel")
 
 CODEC = VolumeCodec()
 CUBE = (1.5, 1.5, 1.5)

@@ -5,8 +5,6 @@ import warnings
 import zlib
 from contextlib import suppress
 
-import nibabel
-import nrrd
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,9 @@ from zoo.modalities.volume.read import open_volume, read_volume
 from zoo.modalities.volume.volume import know_modality
 
 from zoo.errors import DataError
+
+nibabel = pytest.importorskip("nibabel")
+nrrd = pytest.importorskip("nrrd")
 
 VOXELS = np.random.default_rng(0).integers(-1024, 3000, (7, 6, 5), dtype=np.int16)
 AFFINE = np.array([[-0.8, 0, 0, 90], [0, 0.9, 0, -60], [0, 0, 2.5, 10], [0, 0, 0, 1.0]])

@@ -4,8 +4,6 @@ import tarfile
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from zoo.modalities.volume.codec import VolumeCodec
 from zoo.modalities.volume.dicom import find_series
 from zoo.modalities.volume.read import read_volume
@@ -14,15 +12,18 @@ from zoo.modalities.volume.transforms import orient
 from zoo.cli.shards.build import command
 from zoo.errors import DataError
 
+dataset = pytest.importorskip("pydicom.dataset")
+uid = pytest.importorskip("pydicom.uid")
+
 HU = np.random.default_rng(0).integers(-1024, 1500, (4, 6, 5), dtype=np.int16)  # slice, row, column
 PLAIN = {"SeriesInstanceUID": "1.2.3", "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
 
 
-def write(path, pixels, position, *, syntax=ExplicitVRLittleEndian, **changes):
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, syntax
+def write(path, pixels, position, *, syntax=uid.ExplicitVRLittleEndian, **changes):
+    meta = dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = uid.CTImageStorage, syntax
     meta.MediaStorageSOPInstanceUID = "1.2.9"
-    slice_ = FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
+    slice_ = dataset.FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
     slice_.Modality, slice_.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
     slice_.Rows, slice_.Columns = pixels.shape
     slice_.PixelSpacing, slice_.SliceThickness = [0.9, 0.8], 2.5
@@ -96,7 +97,7 @@ def test_several_series_are_told_apart(series):
         ({"SamplesPerPixel": 3}, "colour"),
         ({"PixelSpacing": None}, "no PixelSpacing"),
         ({"PixelData": b"ab"}, "damaged DICOM pixels"),
-        ({"syntax": DeflatedExplicitVRLittleEndian}, "deflated"),
+        ({"syntax": uid.DeflatedExplicitVRLittleEndian}, "deflated"),
     ],
 )
 def test_what_is_no_regular_grid_is_refused(series, changes, match):

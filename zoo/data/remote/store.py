@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 _PACKAGES = {
-    "https": '"fsspec[http]"',
-    "http": '"fsspec[http]"',
+    "https": "'zoo[remote]'",
+    "http": "'zoo[remote]'",
     "s3": "s3fs",
     "gs": "gcsfs",
-    "hf": "huggingface-hub",
+    "hf": "'zoo[hub]'",
     "memory": "fsspec",
 }
 _MARKS = ("ETag", "etag", "blob_id", "created")  # what stores call the mark of a version
