@@ -6,7 +6,7 @@ import sys
 import click
 
 from zoo.cli.verbs import Verbs
-from zoo.errors import ZooError
+from zoo.errors import ZooError, unexpected
 
 __all__ = ["main"]
 
@@ -67,10 +67,7 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     if not isinstance(error, ZooError):
-        kind = type(error).__name__
-        _say(
-            f"internal error, {kind}: {error}; please report it with the output of zoo --debug ..."
-        )
+        _say(unexpected(error))
         return 1
     _say(str(error))
     running = "pretrain" in sys.argv[1:3]
