@@ -72,7 +72,10 @@ class TextCode(Objective):
         facts = sample.get("facts")
         query = facts.get("query") if isinstance(facts, dict) else None
         if not isinstance(query, str):
-            raise DataError("no text about the code: its json member has no `query`")
+            raise DataError(
+                "no text about the code: its json member has no `query`; zoo shards build "
+                "--unit pair makes such samples"
+            )
         code = preprocess.augment(sample, generator)
         text = preprocess.augment({"text": query}, generator)
         same = torch.tensor([[content_id(text["ids"]), content_id(code["ids"])]])

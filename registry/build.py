@@ -2,9 +2,9 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from zoo.registry.catalogue import card, find
 from zoo.registry.recipe import Recipe
@@ -84,6 +84,9 @@ CODECS = {
     "code": "zoo.modalities.code.codec:CodeCodec",
     "tabular": "zoo.modalities.tabular.codec:TabularCodec",
 }
+
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +185,11 @@ def resolve_recipe(
     given = {key: value for key, value in (("data", data), ("seed", seed)) if value is not None}
     if name.endswith(".toml"):
         table = override({**read_toml(Path(name)), **given}, words)
+        if "family" in table:
+            raise UsageError(
+                f"{name}: a card, not the config.toml of a run: set ZOO_CARDS={name}, and train "
+                f"{table['family']!r}"
+            )
         return complete_recipe(read(Recipe, table, where=name))
     words, one, spec = list(words), card(name), encoder_spec(name, {})
     if one.recipe is None and not any(word.startswith("objective.name=") for word in words):
@@ -291,22 +299,52 @@ def _args(options: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _architecture(options: Mapping[str, Value]) -> "type[Encoder]":
-    found: type[Encoder] = _load("architecture", str(options["name"]), ARCHITECTURES)
-    return found
+    from zoo.modalities.contracts import Encoder
+
+    return _load_own("architecture", str(options["name"]), ARCHITECTURES, Encoder)
 
 
 def _objective(options: Mapping[str, Value]) -> "type[Objective]":
-    found: type[Objective] = _load("objective", str(options["name"]), OBJECTIVES)
+    from zoo.objectives.contract import Objective
+
+    return _load_own("objective", str(options["name"]), OBJECTIVES, Objective)
+
+
+def _load_own(kind: str, name: str, known: Mapping[str, str], base: type[C]) -> type[C]:
+    """As `_load`; a class of somebody's own has to have what `base` asks for.
+
+    Raises:
+        UsageError: says what it lacks.
+    """
+    found, contract = _load(kind, name, known), f"{base.__module__}.{base.__name__}"
+    if name in known:
+        return found
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise UsageError(f"{kind} {name!r} is no subclass of {contract}")
+    configs = [key for key in base.__annotations__ if key.endswith("_class")]
+    lacking = [
+        *sorted(getattr(found, "__abstractmethods__", ())),
+        *(f"{key} (a dataclass)" for key in configs if not is_dataclass(getattr(found, key, None))),
+    ]
+    if lacking:
+        raise UsageError(f"{kind} {name!r} lacks {', '.join(lacking)}: see {contract}")
     return found
 
 
 def _load(kind: str, name: str, known: Mapping[str, str]) -> type:
-    """The class behind a name; `module:Class` means a class of an installed package."""
+    """The class behind a name; `module:Class` means one of anybody's own."""
     if name not in known and ":" not in name:
-        raise UnknownNameError(kind, name, known)
+        raise UnknownNameError(kind, name, known, "one of your own is named MODULE:CLASS")
     module, _, attribute = known.get(name, name).partition(":")
     try:
         found: type = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{kind} {name!r} cannot be imported ({error})") from None
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{kind} {name!r} cannot be imported ({error}): install its package, or set PYTHONPATH "
+            "to the folder it lies in"
+        ) from None
+    except Exception as error:  # whatever a module of somebody else's does
+        raise UsageError(
+            f"{kind} {name!r} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
     return found

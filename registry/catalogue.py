@@ -1,8 +1,9 @@
-"""What models there are: the cards of zoo and of installed packages that add theirs.
+"""What models there are: the cards of zoo and of whoever adds theirs.
 
 Listing reads one JSON file, generated from zoo's own cards, and imports nothing heavy. A package
 adds cards with an entry point of the group `zoo.cards` whose value is an importable package that
-holds `*.toml` files; an architecture of its own is named as `module:Class` in the card.
+holds `*.toml` files; the variable ZOO_CARDS adds files, or folders of them. An architecture or an
+objective of their own is named as `module:Class` in the card.
 
 Names with a slash (`timm/NAME`) mean models of another library, which is asked when such a name or
 pattern is; listings of everything leave them out.
@@ -11,6 +12,7 @@ pattern is; listings of everything leave them out.
 import fnmatch
 import importlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parent
-ENTRY_POINTS = "zoo.cards"
+ENTRY_POINTS, VARIABLE = "zoo.cards", "ZOO_CARDS"
 LIBRARIES = {
     "open-clip": "zoo.registry.open_clip_models",
     "timm": "zoo.registry.timm_models",
@@ -152,7 +154,9 @@ def find(name: str) -> tuple[Row, str | None]:
     if row is None:
         known = {*by_name, *by_family}
         hint = "zoo.list_models() shows all"
-        if Path(name).is_dir():
+        if name.endswith(".toml"):
+            hint = f"{VARIABLE}={name} adds a card's models"
+        elif Path(name).is_dir():
             hint = f"for the folder of that name write './{name}'"
         raise UnknownNameError("model", name, known, hint)
     if tag and tag not in row.tags:
@@ -177,20 +181,20 @@ def _library(name: str) -> Library | None:
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """Every model: zoo's from the index, then those of other packages.
+    """Every model: zoo's from the index, then those of others.
 
     Raises:
-        ConfigError: a package's card is malformed, or two cards claim one name.
+        ConfigError: a card of theirs is missing or malformed, or two claim one name.
     """
     data = json.loads((ROOT / "index.json").read_text())
     lists = ("tags", "aliases")
     found = [Row(**(row | {key: tuple(row[key]) for key in lists})) for row in data]
     seen = {row.name: "zoo" for row in found}
-    for package, path in _foreign_card_files():
+    for origin, path in (*_named_card_files(), *_packaged_card_files()):
         for row in _rows_of(path, str(path)):
             if row.name in seen:
                 raise ConfigError(f"{path}: model {row.name!r} exists already in {seen[row.name]}")
-            seen[row.name] = package
+            seen[row.name] = origin
             found.append(row)
     return tuple(found)
 
@@ -236,7 +240,17 @@ def _aliases(one: "Card", size: str) -> Iterable[str]:
             yield other
 
 
-def _foreign_card_files() -> Iterable[tuple[str, Path]]:
+def _named_card_files() -> Iterable[tuple[str, Path]]:
+    """Those of the environment, absolute: a process may change its folder."""
+    for word in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        place = Path(word).absolute()
+        files = sorted(place.glob("*.toml")) if place.is_dir() else [place]
+        if not files:
+            raise ConfigError(f"{VARIABLE}: {word}: no card (*.toml) lies there")
+        yield from ((word, file) for file in files)
+
+
+def _packaged_card_files() -> Iterable[tuple[str, Path]]:
     if not _any_entry_points():
         return
     from importlib import resources

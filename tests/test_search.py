@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo.demo.stdlib_pairs as stdlib
-from zoo.errors import UsageError
+from zoo.corpus import code_source
+from zoo.data.building.build import build_shards
+from zoo.errors import DataError, UsageError
 from zoo.probes.clones import clone_probe, f1_threshold
 from zoo.probes.search import (
     SearchPairs,
@@ -17,6 +19,7 @@ from zoo.probes.search import (
     cluster_interval,
     cosine,
     fuse,
+    read_pairs,
     reciprocal_ranks,
     search_probe,
     words,
@@ -92,6 +95,29 @@ def test_probe_gives_every_column():
     assert score.gain == (0.0, 0.0, 0.0)
     with pytest.raises(UsageError, match="both sides of the search: a"):
         search_probe(np.eye(4), np.eye(4), test, test)
+
+
+def test_pairs_of_shards_without_an_anonymised_column(tmp_path):
+    source = tmp_path / "src"
+    for name in ("alpha", "beta"):
+        path = source / name / "io.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(f'def {name}(x):\n    """Find {name}."""\n    return x + 1\n')
+    build_shards(code_source(source, unit="pair"), tmp_path / "pairs")
+    found = read_pairs(tmp_path / "pairs")
+    assert found.modules == ["alpha/io.py", "beta/io.py"]
+    assert found.queries == ["Find alpha.", "Find beta."]
+    assert found.codes[1] == "def beta(x):\n    return x + 1"
+    one, other = (found.only(lambda module, name=name: name in module) for name in ("al", "be"))
+    score = search_probe(np.eye(1), np.eye(1), one, other)
+    assert set(score.mrr) == {"bm25", "encoder", "fused"}
+    build_shards(code_source(source, unit="function"), tmp_path / "functions")
+    assert read_pairs(tmp_path / "functions").queries == found.queries
+    for path in source.rglob("*.py"):
+        path.write_text("def bare(x):\n    return x\n")
+    build_shards(code_source(source), tmp_path / "bare")
+    with pytest.raises(DataError, match=r"bare/00000\.tar.*no `query`.*--unit pair"):
+        read_pairs(tmp_path / "bare")
 
 
 LIBRARY = '''

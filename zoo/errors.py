@@ -16,6 +16,7 @@ __all__ = [
     "WorkerError",
     "ZooError",
     "nearest",
+    "unexpected",
 ]
 
 
@@ -108,6 +109,28 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     begins = [other for other in names if name and other.startswith(name)]
     similar = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
     return list(dict.fromkeys(begins + similar))[:most]
+
+
+def unexpected(error: BaseException) -> str:
+    """One line about an error that nobody foresaw.
+
+    It names the line of a plug-in (an objective, an encoder of somebody's own) that led to it; an
+    error without one is ours.
+    """
+    import sysconfig  # as above
+    from traceback import walk_tb
+
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    own = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] != "zoo"
+        and not frame.f_code.co_filename.startswith(("<", *libraries))
+    ]
+    said = f"{type(error).__name__}: {error}"
+    if own:
+        return f"{own[-1]}: {said}; zoo --debug ... shows how it came to that"
+    return f"internal error, {said}; please report it with the output of zoo --debug ..."
 
 
 def _data_error(cls: type[DataError], message: str, code: str) -> DataError:

@@ -58,7 +58,12 @@ class _Prepare:
     objective: Objective
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Batch:
-        return self.objective.prepare(sample, self.preprocess, generator)
+        batch = self.objective.prepare(sample, self.preprocess, generator)
+        others = [name for name, value in batch.items() if not isinstance(value, torch.Tensor)]
+        if others:
+            what = f"{type(self.objective).__name__}.views"
+            raise UsageError(f"{what} must give tensors, which {', '.join(others)} is not")
+        return batch
 
 
 def pretrain(

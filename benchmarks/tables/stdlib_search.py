@@ -20,8 +20,8 @@ nothing, BM25 has 0.4399 and 0.2516 here.
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -58,7 +58,7 @@ def is_held_back(module: str) -> bool:
 def measure(encoder: Encoder) -> SearchScore:
     """All columns of an encoder of code, which reads texts and code alike."""
     pairs = stdlib_pairs()
-    train = _only(pairs["train"], is_held_back)
+    train = pairs["train"].only(is_held_back)
     return search_probe(
         _dense(encoder, pairs["test"]), _dense(encoder, train), pairs["test"], train
     )
@@ -66,7 +66,7 @@ def measure(encoder: Encoder) -> SearchScore:
 
 def write_pairs(folder: Path) -> Path:
     """Shards of the training side's pairs, without the modules that are held back."""
-    pairs = _only(stdlib_pairs()["train"], lambda module: not is_held_back(module))
+    pairs = stdlib_pairs()["train"].only(lambda module: not is_held_back(module))
     codec = CodeCodec()
     both = zip(pairs.codes, pairs.queries, strict=True)
     write_shards(
@@ -87,13 +87,6 @@ def train(pairs: Path, out: Path, *, steps: int, seed: int) -> Encoder:
 
 def _dense(encoder: Encoder, pairs: SearchPairs) -> np.ndarray:
     return cosine(encoder.embed(list(pairs.queries)), encoder.embed(list(pairs.codes)))
-
-
-def _only(pairs: SearchPairs, wanted: Callable[[str], bool]) -> SearchPairs:
-    """The pairs of some modules."""
-    keep = [i for i, module in enumerate(pairs.modules) if wanted(module)]
-    fields = ("queries", "codes", "anonymous", "modules")
-    return replace(pairs, **{name: [getattr(pairs, name)[i] for i in keep] for name in fields})
 
 
 def _show(score: SearchScore) -> None:

@@ -8,7 +8,7 @@ from typing import TextIO
 import click
 
 from zoo.cli.verbs import Verbs
-from zoo.errors import ZooError
+from zoo.errors import ZooError, unexpected
 
 __all__ = ["main"]
 
@@ -70,10 +70,7 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     if not isinstance(error, ZooError):
-        kind = type(error).__name__
-        _say(
-            f"internal error, {kind}: {error}; please report it with the output of zoo --debug ..."
-        )
+        _say(unexpected(error))
         return 1
     _say(str(error))
     running = "pretrain" in sys.argv[1:3]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from traceback import format_exception
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from zoo.data.quarantine import Bad
 from zoo.data.selecting.roles import SampleOrder
 from zoo.data.shard.index import Event
 from zoo.data.shard.opened import Read, Where
-from zoo.errors import DataError
+from zoo.errors import DataError, WorkerError, ZooError, unexpected
 
 __all__ = ["ATTEMPTS", "Batch", "Fetch", "Fetched", "Place", "Samples", "places", "sample_seeds"]
 
@@ -57,7 +58,7 @@ class Fetched(NamedTuple):
 
     batches: list[Batch]
     bad: list[Bad]
-    error: DataError | None = None
+    error: ZooError | None = None
 
 
 def sample_seeds(seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -121,9 +122,13 @@ class Fetch:
                     [other] = places(self.order, self.seed, np.array([jump]))
                     bad.append(self._bad(place, error, wanted[slot].position, other))
                     todo.append((slot, other))
-        except DataError as error:
+        except ZooError as error:
             # An exception that leaves a worker comes back with a page of traceback in its message.
             return Fetched([], bad, error)
+        except Exception as error:
+            failure = WorkerError(f"{self.samples.where(int(in_hand[1]))}: {unexpected(error)}")
+            failure.add_note("".join(format_exception(error)))  # of which only text crosses over
+            return Fetched([], bad, failure)
         return Fetched(self._collate([sample for sample in ready if sample is not None]), bad)
 
     def _prepare(

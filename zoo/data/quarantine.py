@@ -128,8 +128,9 @@ class Quarantine:
             last = list(new.values())[-1]
             said = ", ".join(f"{code} {number}" for code, number in known.most_common())
             where = f"; all are listed in {self.path}" if self.path else ""
+            tried = max(read, count)  # substitutes were read besides
             raise DataError(
-                f"{count} of {read} samples read are bad ({said}), more than "
+                f"{count} of {tried} samples read are bad ({said}), more than "
                 f"{self.most:.1%}; the last is {last.shard}, sample {last.key!r}: {last.detail}"
                 f"{where}; repair the data (zoo shards verify), or allow more with loader.max_bad",
                 code=last.code,

@@ -1,8 +1,8 @@
 """Code search: every text looks for its own code among all (mean reciprocal rank).
 
 A dual encoder is compared with BM25 (k1 1.5, b 0.75), and may be fused with it: z-scores of both,
-weighed by a number that is chosen on other pairs. What a name gives away is large, so there is an
-anonymised column too. Intervals resample whole modules, because functions of one resemble each
+weighed by a number that is chosen on other pairs. What a name gives away is large, so pairs may
+have an anonymised column. Intervals resample whole modules, because functions of one resemble each
 other.
 
 Notation: Q texts, N codes (the first Q are the texts' own), D width.
@@ -10,13 +10,16 @@ Notation: Q texts, N codes (the first Q are the texts' own), D width.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import UsageError
+from zoo.data.shards import ShardSet
+from zoo.errors import DataError, UsageError
+from zoo.registry.build import build_codec
 
 __all__ = [
     "SearchPairs",
@@ -26,6 +29,7 @@ __all__ = [
     "cluster_interval",
     "cosine",
     "fuse",
+    "read_pairs",
     "reciprocal_ranks",
     "search_probe",
     "words",
@@ -46,8 +50,22 @@ class SearchPairs:
 
     queries: Sequence[str]
     codes: Sequence[str]
-    anonymous: Sequence[str]  # the codes without their function's and arguments' names
     modules: Sequence[str]  # what is resampled together
+    anonymous: Sequence[str] | None = None  # the codes without names of function and arguments
+
+    def only(self, wanted: Callable[[str], bool]) -> "SearchPairs":
+        """The pairs of some modules."""
+        keep = [i for i, module in enumerate(self.modules) if wanted(module)]
+
+        def kept(column: Sequence[str]) -> list[str]:
+            return [column[i] for i in keep]
+
+        return SearchPairs(
+            queries=kept(self.queries),
+            codes=kept(self.codes),
+            modules=kept(self.modules),
+            anonymous=None if self.anonymous is None else kept(self.anonymous),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +85,27 @@ class SearchScore:
     gain: tuple[float, float, float]
     weight: float
     protocol: str
+
+
+def read_pairs(shards: str | Path) -> SearchPairs:
+    """The pairs of shards that `zoo shards build --unit pair` made; a module is a file.
+
+    Raises:
+        DataError: a sample cannot be read, or has no text about it; names it.
+    """
+    data, codec = ShardSet(shards, strict=True), build_codec("code")
+    rows = list[tuple[str, str, str]]()
+    for index in range(len(data)):
+        sample = codec.decode(data.read(index))
+        facts = sample.get("facts")
+        if not isinstance(facts, dict) or not {"query", "file"} <= facts.keys():
+            raise DataError(
+                f"{data.where(index)}: no text about the code: its json member has no `query` or "
+                "no `file`; zoo shards build --unit pair makes such samples"
+            )
+        rows.append((str(facts["query"]), str(sample["text"]), str(facts["file"])))
+    queries, codes, modules = (list(column) for column in zip(*rows, strict=True))
+    return SearchPairs(queries=queries, codes=codes, modules=modules)
 
 
 def search_probe(
@@ -89,10 +128,11 @@ def search_probe(
     weight = choose_weight(bm25(train.queries, train.codes), train_dense)
     ranks = {
         "bm25": reciprocal_ranks(lexical),
-        "bm25, anonymised": reciprocal_ranks(bm25(test.queries, test.anonymous)),
         "encoder": reciprocal_ranks(dense),
         "fused": reciprocal_ranks(fuse(lexical, dense, weight)),
     }
+    if test.anonymous is not None:
+        ranks["bm25, anonymised"] = reciprocal_ranks(bm25(test.queries, test.anonymous))
     gain = ranks["fused"] - ranks["bm25"]
     return SearchScore(
         mrr={name: float(values.mean()) for name, values in ranks.items()},

@@ -12,12 +12,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from zoo.errors import UsageError
 from zoo.modalities.contracts import Batch, Encoder
 from zoo.objectives.contract import Losses, Objective
 from zoo.registry.recipe import TrainRecipe
@@ -47,8 +48,19 @@ class Step(nn.Module):
         self.encoder, self.objective = encoder, objective
 
     def forward(self, batch: Batch) -> Losses:
-        """The losses of a batch."""
-        return self.objective(self.encoder, batch)
+        """The losses of a batch.
+
+        Raises:
+            UsageError: what the objective gives is something else.
+        """
+        losses = self.objective(self.encoder, batch)
+        named = isinstance(losses, Losses) and {**losses.parts, **losses.metrics}
+        if named is False or not all(isinstance(value, Tensor) for value in named.values()):
+            raise UsageError(
+                f"{type(self.objective).__name__}.forward must give a Losses whose parts and "
+                "metrics are tensors"
+            )
+        return losses
 
 
 def is_divided(recipe: TrainRecipe, step: Step, world: World) -> bool:
