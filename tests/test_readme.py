@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pages import Page
 from PIL import Image
 from zoo.registry.card import Card
