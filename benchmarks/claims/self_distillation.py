@@ -9,6 +9,7 @@ Notation: N images, S side.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +31,14 @@ from zoo.demo.digits import MODEL, read_digits
 
 __all__ = ["CLAIM"]
 
-STEPS, FURTHER = 500, 200  # on the pieces; on the digits, of teacher and student each
+STEPS, FURTHER = 400, 200  # on the pieces; on the digits, of teacher and student each
 PIECES, SIDE, EVERY = 4000, 8, 2  # of a seed; pixels; one of so many of the photographs' is taken
-PASSES = 3  # of fine-tuning
+PASSES = 2  # of fine-tuning
 RECIPE = TrainRecipe(batch_size=64, steps=STEPS, lr=5e-3, warmup=20, optimizer="muon")
+# As in the paper a sixteenth of the peak (1.5e-4 after MAE's 2.4e-3), on a line without warm-up.
+GENTLE = TrainRecipe(
+    batch_size=64, steps=FURTHER, lr=5e-3 / 16, schedule="linear", optimizer="muon"
+)
 AS_IT_IS, MORE, DISTILLED = "as it is", "pretrained further", "self-distilled"
 Pair = tuple[zoo.Encoder, MAE]
 
@@ -49,7 +54,7 @@ def pieces(seed: int) -> Tensor:
     return torch.from_numpy(np.stack(found)).unsqueeze(1)
 
 
-def objective_of(encoder: zoo.Encoder, options: dict[str, object]) -> MAE:
+def objective_of(encoder: zoo.Encoder, options: Mapping[str, object]) -> MAE:
     """The card's, with these changes."""
     recipe = zoo.card(MODEL).recipe
     assert recipe is not None
@@ -67,25 +72,25 @@ def further(start: Pair, images: Tensor, seed: int, teacher: zoo.Encoder | None 
         objective.load_state_dict(known, strict=False)
         assert isinstance(objective, SelfDistillation)
         objective.teachers()[MORE].load_state_dict(teacher.state_dict())
-    train_mae(encoder, objective, images, replace(RECIPE, steps=FURTHER), seed=seed)
+    train_mae(encoder, objective, images, replace(GENTLE, steps=FURTHER), seed=seed)
     return encoder, objective
 
 
 def trials(seeds: int, folder: Path) -> Trials:
-    """Accuracy of all three after fine-tuning, and of random weights."""
+    """Accuracy of all three after fine-tuning."""
 
     def measure(seed: int) -> dict[str, float]:
         few, others = (read_digits(shards_of(folder, seed)[side]) for side in ("test", "train"))
         torch.manual_seed(seed)
-        encoder, random = (zoo.create(MODEL, seed=seed) for _ in range(2))
+        encoder = zoo.create(MODEL, seed=seed)
         start = encoder, objective_of(encoder, {})
         train_mae(*start, pieces(seed), replace(RECIPE, steps=STEPS), seed=seed)
         digits = torch.stack([torch.as_tensor(sample["image"]) for sample in few[0]])
         teacher, _ = further(start, digits, seed)
         student, _ = further(start, digits, seed, teacher)
-        ways = {DISTILLED: student, MORE: teacher, AS_IT_IS: encoder, "random weights": random}
+        ways = {DISTILLED: student, MORE: teacher, AS_IT_IS: encoder}
         return {
-            way: fine_tuned(Digits(one, random, few, others), seed, [range(10)] * PASSES)
+            way: fine_tuned(Digits(one, encoder, few, others), seed, [range(10)] * PASSES)
             for way, one in ways.items()
         }
 
@@ -100,6 +105,7 @@ CLAIM = Claim(
     data=f"{DATA}, after pieces of its two photographs",
     measure="accuracy after fine-tuning",
     comparisons=tuple(Comparison(ours=DISTILLED, base=base) for base in (MORE, AS_IT_IS)),
+    seeds=3,
     budget=180,
     trials=trials,
 )
