@@ -5,8 +5,8 @@ rim of one lesion each in its own way, with noise. One model is pretrained on al
 are pretrained on nothing but the subset that is there later, for as many steps. Ridge regression
 tells the lesion's centre and radius from frozen features, mean and largest over tokens, of 60
 labelled volumes. "No worse" is at most 0.05 of R² below, which is worth something only where the
-one model is above random weights. So far no way has an R² above 0: these minutes teach too little to
-tell, and "not reproduced" is said of the miniature more than of the paper.
+one model is above random weights. So far no way has an R² above 0: these minutes teach too little
+to tell, and "not reproduced" is said of the miniature more than of the paper.
 
 Notation: B volumes, S sequences, G voxels along a side.
 """
