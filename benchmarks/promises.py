@@ -8,13 +8,13 @@ the page differs.
 
 import json
 import tomllib
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo.benchmarks.speed.timing import RESULTS
-from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS
+from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, KEPT, read_scores
 from zoo.registry.schema import read
 
 from zoo.files import write_atomic
@@ -23,7 +23,6 @@ __all__ = ["PAGE", "Promise", "promises", "render"]
 
 PAGE = Path(__file__).parent.parent / "docs" / "promises.md"
 DATA = Path(__file__).with_suffix(".toml")
-STEPS = {"clean": 600, "columns": 300, "mixed": 300, "transfer": 300}  # of the bars' encoders
 HEAD = """\
 # Every promise
 
@@ -120,10 +119,8 @@ def judged(promise: Promise, folder: Path) -> tuple[str, str]:
 
 
 def _bar(name: str, folder: Path) -> str:
-    scores: dict[str, list[Any]] = defaultdict(list)
-    for line in map(json.loads, (folder / "tabular_bars.jsonl").read_text().splitlines()):
-        if line["group"] == GROUPS[name] and line["steps"] == STEPS[line["group"]]:
-            scores[line["set"]].append(line["scores"])
+    found = read_scores(folder / KEPT)[GROUPS[name]]
+    scores = {of_set: [*splits.values()] for of_set, splits in found.items()}
     return BARS[name]({GROUPS[name]: scores})[-1]
 
 

@@ -3,8 +3,10 @@
 Synthetic heads: four sequences of 16 x 16 x 16 voxels share smooth tissue and show the core and the
 rim of one lesion each in its own way, with noise. One model is pretrained on all four; the controls
 are pretrained on nothing but the subset that is there later, for as many steps. Ridge regression
-tells the lesion's centre and radius from frozen features of 60 labelled volumes. "No worse" is at
-most 0.05 of R² below.
+tells the lesion's centre and radius from frozen features, mean and largest over tokens, of 60
+labelled volumes. "No worse" is at most 0.05 of R² below, which is worth something only where the
+one model is above random weights. So far no way has an R² above 0: these minutes teach too little
+to tell, and "not reproduced" is said of the miniature more than of the paper.
 
 Notation: B volumes, S sequences, G voxels along a side.
 """
@@ -77,7 +79,7 @@ def pretrained(volumes: Tensor, sequences: Sequence[str], seed: int) -> tuple[Vi
 
 @torch.inference_mode()
 def features(encoder: ViT3D, volumes: Tensor, subset: Sequence[str]) -> NDArray[np.float32]:
-    """(B, D) of volumes (B, 4, G, G, G) of which only the subset is there."""
+    """(B, 2 D), mean and largest over tokens, of (B, 4, G, G, G) with only the subset there."""
     chosen = [SEQUENCES.index(name) for name in subset]
     if encoder.sequences == tuple(subset):
         batch = {"volume": volumes[:, chosen]}
@@ -88,7 +90,8 @@ def features(encoder: ViT3D, volumes: Tensor, subset: Sequence[str]) -> NDArray[
             "volume": volumes * there[:, None, None, None],
             "present": there.expand(len(volumes), -1),
         }
-    found: NDArray[np.float32] = encoder(batch).pooled.numpy()
+    tokens = encoder(batch).tokens
+    found: NDArray[np.float32] = torch.cat([tokens.mean(1), tokens.amax(1)], dim=1).numpy()
     return found
 
 
@@ -111,7 +114,11 @@ def trials(seeds: int, folder: Path) -> Trials:
         for subset in SUBSETS:
             chosen = [SEQUENCES.index(name) for name in subset]
             own, _ = pretrained(train[:, chosen], subset, seed)
-            for way, encoder in (("one model", one), ("its own model", own), ("random", start)):
+            for way, encoder in (
+                ("one model", one),
+                ("its own model", own),
+                ("random weights", start),
+            ):
                 found[f"{way}, {' and '.join(subset)}"] = told(encoder, subset)
         return found
 
@@ -126,12 +133,9 @@ CLAIM = Claim(
     data="synthetic heads with a lesion",
     measure="R² of the lesion's centre and radius",
     comparisons=tuple(
-        Comparison(
-            ours=f"one model, {' and '.join(subset)}",
-            base=f"its own model, {' and '.join(subset)}",
-            least=-0.05,
-        )
-        for subset in SUBSETS
+        Comparison(ours=f"one model, {there}", base=f"{base}, {there}", least=least)
+        for there in map(" and ".join, SUBSETS)
+        for base, least in (("its own model", -0.05), ("random weights", 0.0))
     ),
     seeds=3,
     budget=360,

@@ -18,6 +18,8 @@ NAMES = (
     "packing",
     "voco",
     "mae_mask_ratio",
+    "medical_mae",
+    "self_distillation",
     "normalisation",
     "nearest_mean",
     "bird_prototypes",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from zoo.benchmarks.claims.claim import Claim, Comparison, Trials, each_seed
 from zoo.benchmarks.tables.sklearn_sets import load, splits
-from zoo.benchmarks.tables.sklearn_tables import few_labels, fitted, pretrained, untrained
+from zoo.benchmarks.tables.sklearn_tables import Pretraining, few_labels, fitted
 
 from zoo.tabular.raw import RowFeatures
 
 __all__ = ["CLAIM"]
 
-STEPS, LABELS = 600, (10, 20)
+PRETRAINING, LABELS = Pretraining(), (10, 20)
 
 
 def trials(seeds: int, folder: Path) -> Trials:
@@ -27,13 +27,13 @@ def trials(seeds: int, folder: Path) -> Trials:
         split = halves[seed]
         table = fitted(split.data.table, split.pool)
         known = table.take(split.pool)
-        trained = pretrained({"rows": known}, STEPS, seed)
-        kinds = {"pretrained": trained, "random": untrained(trained, seed)}
+        trained = PRETRAINING.run({"rows": known}, seed)
+        kinds = {"pretrained": trained, "random": PRETRAINING.untrained(trained, seed)}
         features = {name: RowFeatures(one, known, raw=False)(table) for name, one in kinds.items()}
         scores = few_labels(split, features)
         return {f"{name} {count}": scores[f"{name} {count}"] for count in LABELS for name in kinds}
 
-    return each_seed(seeds, measure, {"steps": STEPS})
+    return each_seed(seeds, measure, {"steps": PRETRAINING.steps})
 
 
 CLAIM = Claim(

@@ -14,7 +14,7 @@ from zoo.benchmarks.claims.claim import NAMES
 from zoo.benchmarks.claims.results import effects, read_all
 from zoo.benchmarks.readme import headlines
 from zoo.benchmarks.speed.regression import PREFIX, ratios
-from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, KEPT, Scores, read
+from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, KEPT, Scores, read_scores
 
 from zoo.report.forest import forest
 from zoo.report.page import listing
@@ -101,9 +101,9 @@ def _group(name: str, facts: Facts) -> Group:
 
 def bars_part(folder: Path) -> list[str]:
     """The bars that pretrained rows of tables had to clear, judged from all splits."""
-    found = read(folder / KEPT)
+    found = read_scores(folder / KEPT)
     if not found:
-        return [_absent("tables", "python -m zoo.benchmarks.tables.sklearn_tables")]
+        return [_absent("tables", "zoo bench table sklearn")]
     scores = {
         group: {name: [*splits.values()] for name, splits in sets.items()}
         for group, sets in found.items()

@@ -13,10 +13,10 @@ _MODULES = {
     "clip-zeroshot": "clip_zeroshot",
     "btcv": "btcv",
     "brats": "brats",
-    "clip": "clip_zeroshot",
     "codesearchnet": "codesearchnet",
     "glue": "glue",
     "stdlib-search": "stdlib_search",
+    "sklearn": "sklearn_tables",
 }
 
 

@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["BARS", "GROUPS", "KEPT", "Row", "Scores", "combined_f", "corrected_t", "ranks", "read"]
+__all__ = [
+    "BARS",
+    "GROUPS",
+    "KEPT",
+    "Row",
+    "Scores",
+    "combined_f",
+    "corrected_t",
+    "ranks",
+    "read_scores",
+]
 
 KEPT = "tabular_bars.jsonl"
 Row = Mapping[str, float]
@@ -23,14 +33,18 @@ Scores = Mapping[str, Mapping[str, Sequence[Row]]]  # of a group of measurements
 Floats = NDArray[np.float64]
 
 
-def read(path: Path, steps: int | None = None) -> dict[str, dict[str, dict[int, Row]]]:
-    """What is scored, by group, set and split.
+def read_scores(
+    path: Path, model: str = "unitabe-small", steps: int | None = None
+) -> dict[str, dict[str, dict[int, Row]]]:
+    """What is scored of a model, by group, set and split.
 
     Args:
         path: lines of JSON.
+        model: its name.
         steps: of pretraining; by default the most that each group has.
     """
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = [line for line in map(json.loads, text.splitlines()) if line["model"] == model]
     wanted: dict[str, int] = {}
     for line in lines:
         most = max(line["steps"], wanted.get(line["group"], 0))

@@ -136,7 +136,7 @@ def test_what_is_slower_is_named(tmp_path):
 def test_nothing_is_known_yet(tmp_path):
     assert "zoo bench claims makes them" in claims_part(tmp_path / "no")[0]
     assert "make bench" in speed_part(tmp_path)[0]
-    assert "sklearn_tables makes them" in bars_part(tmp_path)[0]
+    assert "zoo bench table sklearn makes them" in bars_part(tmp_path)[0]
 
 
 def test_what_is_refused(tmp_path, demo):

@@ -11,7 +11,9 @@ from zoo.benchmarks.claims import (
     curriculum,
     digits,
     infinite_lr,
+    medical_mae,
     nearest_mean,
+    self_distillation,
     tabular_pretraining,
 )
 from zoo.benchmarks.claims.claim import find
@@ -19,6 +21,17 @@ from zoo.benchmarks.tables import sklearn_tables
 
 SMALL = {
     "mae_mask_ratio": [(digits, "STEPS", 2)],
+    "medical_mae": [
+        (medical_mae, "STEPS", 2),
+        (medical_mae, "COUNTS", {"train": 16, "labelled": 40, "test": 40}),
+    ],
+    "self_distillation": [
+        (self_distillation, "STEPS", 2),
+        (self_distillation, "FURTHER", 2),
+        (self_distillation, "PIECES", 16),
+        (self_distillation, "PASSES", 1),
+        (nearest_mean, "EPOCHS", 1),
+    ],
     "normalisation": [(digits, "STEPS", 2)],
     "nearest_mean": [(digits, "STEPS", 2), (nearest_mean, "EPOCHS", 1)],
     "bird_prototypes": [
@@ -28,7 +41,7 @@ SMALL = {
         (bird_prototypes, "write_birds", partial(bird_prototypes.write_birds, quick=True)),
     ],
     "tabular_pretraining": [
-        (tabular_pretraining, "STEPS", 2),
+        (tabular_pretraining, "PRETRAINING", sklearn_tables.Pretraining(steps=2)),
         (sklearn_tables, "_DRAWS", 1),
     ],
     "infinite_lr": [(infinite_lr, "STEPS", 4)],

@@ -5,26 +5,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from zoo.benchmarks.tables.sklearn_bars import BARS, combined_f, corrected_t
 from zoo.benchmarks.tables.sklearn_sets import draws, load, mixed_view, splits
-from zoo.benchmarks.tables.sklearn_tables import main
+from zoo.benchmarks.tables.sklearn_tables import command
+
+from zoo.errors import UsageError
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tabular"
 
 
-def test_scores_continue_and_are_judged(tmp_path, capsys):
-    words = ["--golden", str(GOLDEN), "--quick", "--out", str(tmp_path / "scores.jsonl")]
-    main([*words, "--bar", "B5", "B6"])
-    lines = (tmp_path / "scores.jsonl").read_text()
+def test_scores_continue_and_are_judged(tmp_path):
+    scores = tmp_path / "scores.jsonl"
+    words = ["--golden", str(GOLDEN), "--set", "iris", "--splits", "1", "--steps", "2"]
+    words += ["--out", str(scores), "--bar", "B5"]
+    CliRunner().invoke(command, [*words, "--bar", "B6"], catch_exceptions=False)
+    lines = scores.read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
     assert {(row["group"], row["set"]) for row in rows} == {("columns", "iris"), ("mixed", "iris")}
+    assert {(row["model"], row["steps"]) for row in rows} == {("unitabe-small", 2)}
     assert all(np.isfinite(list(row["scores"].values())).all() for row in rows)
-    capsys.readouterr()
-    main([*words, "--bar", "B5"])
-    assert (tmp_path / "scores.jsonl").read_text() == lines
-    said = capsys.readouterr().out
+    said = CliRunner().invoke(command, words, catch_exceptions=False).output
+    assert scores.read_text() == lines
     assert "B5: " in said
     assert "of 1 sets" in said
+
+
+def test_encoders_that_the_bars_are_not_about_are_refused(tmp_path):
+    done = CliRunner().invoke(command, ["saint-base", "--out", str(tmp_path / "scores.jsonl")])
+    assert isinstance(done.exception, UsageError)
 
 
 def clean_scores(better):
