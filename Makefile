@@ -21,27 +21,7 @@ lint: $(READY)
 	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(READY)
-	$(BIN)/python -m zoo.benchmarks.speed.startup
-	$(BIN)/python -m zoo.benchmarks.speed.loading
-	$(BIN)/python -m zoo.benchmarks.speed.hub
-	$(BIN)/python -m zoo.benchmarks.speed.attention
-	$(BIN)/python -m zoo.benchmarks.speed.data
-	$(BIN)/python -m zoo.benchmarks.speed.building
-	$(BIN)/python -m zoo.benchmarks.speed.memory
-	$(BIN)/python -m zoo.benchmarks.speed.scale
-	$(BIN)/python -m zoo.benchmarks.speed.plan
-	$(BIN)/python -m zoo.benchmarks.speed.engine
-	$(BIN)/python -m zoo.benchmarks.speed.contrastive
-	$(BIN)/python -m zoo.benchmarks.speed.audio
-	$(BIN)/python -m zoo.benchmarks.speed.audio_step
-	$(BIN)/python -m zoo.benchmarks.speed.code
-	$(BIN)/python -m zoo.benchmarks.speed.code_waiting
-	$(BIN)/python -m zoo.benchmarks.speed.tabular
-	$(BIN)/python -m zoo.benchmarks.speed.volume
-	$(BIN)/python -m zoo.benchmarks.speed.volume_step
-	$(BIN)/zoo bench claims
-	$(BIN)/python -m zoo.benchmarks.speed.vision
-	$(BIN)/python -m zoo.benchmarks.speed.vision_step
+	$(BIN)/python -m zoo.benchmarks.speed
 	$(BIN)/python -m zoo.benchmarks.readme
 	$(BIN)/python -m zoo.benchmarks.speed.regression
 

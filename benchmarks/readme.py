@@ -15,7 +15,7 @@ from zoo.benchmarks.speed.timing import RESULTS
 
 from zoo.files import write_atomic
 
-__all__ = ["PAGE", "render", "replaced"]
+__all__ = ["PAGE", "headlines", "render", "replaced"]
 
 PAGE = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- made by python -m zoo.benchmarks.readme -->"
@@ -64,13 +64,18 @@ def _claims(folder: Path) -> Iterator[str]:
 def _speed(folder: Path) -> Iterator[str]:
     yield "| what | peer | peer, ms | zoo, ms | times |"
     yield "|---|---|---:|---:|---:|"
+    for words, base, before, after in headlines(folder):
+        yield f"| {words} | {base} | {before:,.4g} | {after:,.4g} | {before / after:.3g} |"
+
+
+def headlines(folder: Path = RESULTS) -> Iterator[tuple[str, str, float, float]]:
+    """What is measured, the peer, its milliseconds and those of zoo."""
     for name, base, row, words in SPEED:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
         rows: dict[str, Any] = json.loads(path.read_text())["rows"]
-        before, after = rows[base]["median_ms"], rows[row]["median_ms"]
-        yield f"| {words} | {base} | {before:,.4g} | {after:,.4g} | {before / after:.3g} |"
+        yield words, base, rows[base]["median_ms"], rows[row]["median_ms"]
 
 
 def replaced(text: str, block: str) -> str:

@@ -321,7 +321,9 @@ def decode_label(data: bytes) -> int:
     """
     text = data[:20].decode("ascii", errors="replace").strip()
     if not text.isdecimal() or len(data) > 20:
-        raise DataError(f"label {text!r} is not a whole number")
+        raise DataError(
+            f"label {text!r} is not a whole number (names are numbered by zoo shards build --label)"
+        )
     return int(text)
 
 

@@ -152,9 +152,12 @@ def find(name: str) -> tuple[Row, str | None]:
     base, _, tag = name.partition(".")
     row = by_name.get(base) or by_family.get(base)
     if row is None:
-        hint = f"{VARIABLE}={name} adds a card's models" if name.endswith(".toml") else ""
-        known = {*by_name, *by_family}
-        raise UnknownNameError("model", name, known, hint or "zoo.list_models() shows all")
+        known, hint = {*by_name, *by_family}, "zoo.list_models() shows all"
+        if Path(name).is_dir():
+            hint = f"for the folder of that name write './{name}'"
+        elif name.endswith(".toml"):
+            hint = f"{VARIABLE}={name} adds a card's models"
+        raise UnknownNameError("model", name, known, hint)
     if tag and tag not in row.tags:
         said = "this model has no published weights" if not row.tags else ""
         raise UnknownNameError(f"weights of {row.name}", tag, row.tags, said)

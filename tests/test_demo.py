@@ -1,12 +1,15 @@
 """`zoo demo --quick`: every part of the main job, with too few steps to be good."""
 
+import html
 import re
 
 import pytest
+from browser import assert_fits, measured, needs_chromium
 from zoo.modalities.code.codec import CodeCodec
 from zoo.modalities.vision.codec import VisionCodec
 
 from zoo.data.shards import ShardSet
+from zoo.demo import results
 from zoo.demo.digits import write_digits
 from zoo.demo.run import run_demo
 from zoo.demo.stdlib import is_held_out
@@ -35,6 +38,21 @@ def test_report_is_whole_and_self_contained(demo):
     ):
         assert part in text
     assert len(text) < 1_000_000
+
+
+@needs_chromium
+def test_it_fits_telephones_and_desks(demo, tmp_path):
+    assert_fits(measured((demo / "report.html").read_text(), tmp_path))
+
+
+def test_results_are_kept(demo):
+    found = results.read(demo)
+    text = (demo / "report.html").read_text()
+    assert len(found.parts) == 6
+    assert found.quick
+    for part in found.parts:
+        assert html.escape(part.title) in text
+        assert {len(row.scores) for row in part.rows} == {len(part.measures)}
 
 
 def test_again_reuses_what_is_there(demo, capsys):

@@ -1,6 +1,7 @@
 """Probes: metrics by hand, heads that find what is there, few shots, and the facade."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from zoo.probes.heads import HeadRecipe, Linear, Standardize, predict, train_hea
 from zoo.probes.losses import asymmetric
 from zoo.probes.metrics import auroc, average_precision, top1
 from zoo.probes.prototypical import Prototypical
-from zoo.probes.samples import label_arrays
+from zoo.probes.samples import Labelled, label_arrays
 from zoo.probes.score import bootstrap, mean_score, score_of
 from zoo.probes.shots import choose
 from zoo.probing import knn_probe, knn_votes, linear_probe
@@ -286,6 +287,29 @@ def test_labels_of_both_sides_agree():
     assert [a.tolist() for a in label_arrays([0, 2], [1])] == [[0, 2], [1]]
     one, two = label_arrays([0, ()], [(1, 2)])
     assert (one.tolist(), two.tolist()) == ([[1, 0, 0], [0, 0, 0]], [[0, 1, 1]])
+
+
+def test_classes_are_matched_by_name(shards, encoder, tmp_path):
+    """Two folders number their classes on their own, and the test set may lack some."""
+    codec, names = VisionCodec(), ["a", "b", "c", "d"]
+    sets = {"train": (images(64), names), "test": (images(32, 1000), ["x", *names[::-1]])}
+    for name, (samples, classes) in sets.items():
+        renumbered = []
+        for key, members in samples:
+            sample = codec.decode(members)
+            number = classes.index(names[sample["label"]])
+            renumbered.append((key, members | {"cls": str(number).encode()}))
+        zoo.write_shards(renumbered, tmp_path / name)
+        manifest = tmp_path / name / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"classes": classes}))
+    wanted = zoo.probe(encoder, **shards, kind="knn", k=5)
+    found = zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind="knn", k=5)
+    assert found.accuracy == wanted.accuracy
+    test = Labelled(encoder, tmp_path / "test", classes=names)
+    assert (test.classes, test.labels[:4]) == ([*names, "x"], [0, 1, 2, 3])
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"classes": ["a"]}))
+    with pytest.raises(DataError, match=r"sample '000': class 4, the manifest names 1"):
+        zoo.probe(encoder, tmp_path / "train", tmp_path / "test", kind="knn")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from browser import assert_fits, measured, needs_chromium
 from click.testing import CliRunner
 from zoo.modalities.vision.codec import VisionCodec
 from zoo.objectives.mae import MAE
@@ -18,7 +19,7 @@ from zoo.cli.report import command
 from zoo.errors import UsageError
 from zoo.lock import locked
 from zoo.pretraining import LOCK
-from zoo.report.chart import Curve, _label, _thin, _ticks, _value, chart
+from zoo.report.chart import Curve, _label, _powers, _thin, _ticks, _value, chart
 from zoo.report.run import write_report
 
 TINY = {
@@ -75,6 +76,12 @@ def test_page_tells_what_the_run_wrote(run):
     assert "mask_ratio = " in text
     assert page.count("data:image/png") == 3
     assert not re.search(r"(src|href)=.?https?:", page)
+
+
+@needs_chromium
+def test_it_fits_telephones_and_desks(run, tmp_path):
+    out = tmp_path / "x.html"
+    assert_fits(measured(write_report(run.folder, out).read_text(), tmp_path))
 
 
 def test_unfinished_runs_are_read_while_they_are_written(copy):
@@ -168,6 +175,25 @@ def test_charts_of_odd_values(y, from_zero):
     page = chart([Curve("a", range(len(y)), y)], x="step", y="A", from_zero=from_zero)
     assert "nan" not in page.lower()
     assert "inf" not in page.lower()
+
+
+def test_logarithmic_axes():
+    gpus = [1, 10, 100, 1000]
+    drawn = chart(
+        [Curve("a", gpus, [8, 0.8, 0.08, 0.008]), Curve("b", gpus, [1, 1, 1, 1])],
+        x="GPUs",
+        y="hours",
+        log=True,
+    )
+    first, second = re.findall(r'points="([^"]*)"', drawn)
+    across, down = zip(*(map(float, place.split(",")) for place in first.split()), strict=True)
+    assert np.diff(across) == pytest.approx(np.diff(across)[0], abs=0.11)
+    assert np.diff(down) == pytest.approx(np.diff(down)[0], abs=0.11)
+    assert len({place.split(",")[1] for place in second.split()}) == 1
+    labels = re.findall(r">([\d.,]+)</text>", drawn)
+    assert labels == ["0.01", "0.1", "1", "1", "10", "100", "1,000"]
+    assert [label for _, label in _powers(0, 0.9, 4)] == ["1", "2", "5"]
+    assert [label for _, label in _powers(-0.5, 1.5, 4)] == ["1", "3", "10", "30"]
 
 
 def test_ticks_and_numbers():

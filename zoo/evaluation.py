@@ -45,7 +45,8 @@ def probe(
 ) -> Score:
     """How well a probe classifies, with its protocol.
 
-    Samples have one label (a `cls` member) or any number of them (`labels` in a `json` member). The
+    Samples have one label (a `cls` member) or any number of them (`labels` in a `json` member).
+    Where both manifests name the classes they are matched by name, whatever their numbers. The
     encoder is in eval mode and stays as it is; nothing is chosen on the test samples.
 
     Args:
@@ -76,9 +77,10 @@ def probe(
     was_training = encoder.training
     encoder.eval()
     try:
+        trained = Labelled(encoder, train)
         trial = _Trial(
-            train=Labelled(encoder, train),
-            test=Labelled(encoder, test),
+            train=trained,
+            test=Labelled(encoder, test, classes=trained.classes),
             k=k,
             shots=shots,
             recipe=recipe,

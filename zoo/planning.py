@@ -9,7 +9,9 @@ gradients, M mean time between failures of the whole job.
 import math
 from dataclasses import dataclass
 
-__all__ = ["Cluster", "Estimate", "Workload", "best_interval", "estimate", "step_time"]
+__all__ = ["GPUS", "Cluster", "Estimate", "Workload", "best_interval", "estimate", "step_time"]
+
+GPUS = tuple(2**power for power in range(13))  # 1 to 4,096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ from zoo.benchmarks.speed.timing import RESULTS
 from zoo.errors import UsageError
 from zoo.text import columns
 
-__all__ = ["FALL", "changes", "command"]
+__all__ = ["FALL", "PREFIX", "changes", "command", "ratios"]
 
 FALL = 0.75  # of the last ratio; what is below counts as a regression
-_PREFIX = "times_faster_than_"
+PREFIX = "times_faster_than_"
 
 Change = tuple[str, str, float, float]  # file, row, last ratio, this one
 
@@ -35,7 +35,7 @@ def ratios(facts: Mapping[str, Any]) -> dict[str, float]:
         row: ratio
         for row, found in (rows.items() if isinstance(rows, dict) else ())
         for key, ratio in found.items()
-        if key.startswith(_PREFIX) and key != _PREFIX + row
+        if key.startswith(PREFIX) and key != PREFIX + row
     }
 
 

@@ -7,17 +7,40 @@ splits carry the corrected resampled t (critical 2.26 with 10 splits) and Alpayd
 Notation: S splits.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["BARS", "GROUPS", "Scores", "combined_f", "corrected_t", "ranks"]
+__all__ = ["BARS", "GROUPS", "KEPT", "Row", "Scores", "combined_f", "corrected_t", "ranks", "read"]
 
+KEPT = "tabular_bars.jsonl"
 Row = Mapping[str, float]
 Scores = Mapping[str, Mapping[str, Sequence[Row]]]  # of a group of measurements, a set, its splits
 Floats = NDArray[np.float64]
+
+
+def read(path: Path, steps: int | None = None) -> dict[str, dict[str, dict[int, Row]]]:
+    """What is scored, by group, set and split.
+
+    Args:
+        path: lines of JSON.
+        steps: of pretraining; by default the most that each group has.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    wanted: dict[str, int] = {}
+    for line in lines:
+        most = max(line["steps"], wanted.get(line["group"], 0))
+        wanted[line["group"]] = most if steps is None else steps
+    found: dict[str, dict[str, dict[int, Row]]] = {}
+    for line in lines:
+        if line["steps"] == wanted[line["group"]]:
+            of_set = found.setdefault(line["group"], {}).setdefault(line["set"], {})
+            of_set[line["split"]] = line["scores"]
+    return found
 
 
 def corrected_t(differences: Floats) -> float:

@@ -31,7 +31,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
-from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, Row, ranks
+from zoo.benchmarks.speed.timing import RESULTS
+from zoo.benchmarks.tables.sklearn_bars import BARS, GROUPS, KEPT, Row, ranks, read
 from zoo.benchmarks.tables.sklearn_sets import (
     LABELS,
     Dataset,
@@ -55,7 +56,6 @@ __all__ = ["main", "probe"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-RESULTS = Path(__file__).parent.parent / "results" / "tabular_bars.jsonl"
 _DRAWS = 20
 _PEERS = {  # package.module:class, `Classifier` or `Regressor` follows
     "random_forest": "sklearn.ensemble:RandomForest",
@@ -256,17 +256,6 @@ def transfer(split: Split, steps: int) -> dict[str, float]:
 MEASURE = {"clean": clean, "columns": columns, "mixed": mixed, "transfer": transfer}
 
 
-def read(path: Path, steps: int) -> dict[str, dict[str, dict[int, Row]]]:
-    """What is already scored with so many steps: group, set, split."""
-    found: dict[str, dict[str, dict[int, Row]]] = {}
-    lines = path.read_text().splitlines() if path.exists() else []
-    for line in map(json.loads, lines):
-        if line["steps"] == steps:
-            of_set = found.setdefault(line["group"], {}).setdefault(line["set"], {})
-            of_set[line["split"]] = line["scores"]
-    return found
-
-
 def show(name: str, rows: Sequence[Row]) -> None:
     """Mean, deviation over splits, and mean rank among what has the same number of labels."""
     print(f"\n{name}, {len(rows)} splits")
@@ -287,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", default=REAL, choices=REAL)
     parser.add_argument("--splits", type=int, default=10, help="of the 10, from the first on")
     parser.add_argument("--steps", type=int, default=600, help="of pretraining")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the lines of JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS / KEPT, help="the lines of JSON")
     parser.add_argument("--judge", action="store_true", help="score nothing more")
     parser.add_argument("--quick", action="store_true", help="one split of iris, hardly trained")
     args = parser.parse_args(arguments)

@@ -150,6 +150,12 @@ def check_length(name: str, frames: int, rate: int, channels: int) -> None:
 
 def _open_file(path: Path) -> _Decoder:
     try:
+        if path.is_dir():
+            raise DataError(
+                f"{path}: is a folder; name its recordings, or say a window: zoo embed takes all "
+                "recordings of a folder with --window SECONDS",
+                code="IO",
+            )
         if not path.is_file():  # opening a pipe would wait for ever
             there = "is no file" if path.exists() else "no such file"
             raise DataError(f"{path}: {there}", code="IO")

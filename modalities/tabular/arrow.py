@@ -86,6 +86,8 @@ def _stored(cells: Cells) -> pa.Array:
 
 
 def _open_file(path: Path) -> pa.Table:
+    if path.suffix == ".csv":
+        _check_commas(path)
     with decoding(f"{path}: not a table of its kind"):
         if path.suffix in (".csv", ".tsv"):
             from pyarrow import csv
@@ -104,6 +106,17 @@ def _open_file(path: Path) -> pa.Table:
 
             return feather.read_table(path)
     raise UsageError(f"{path}: no table that zoo reads (csv, tsv, parquet, arrow, feather)")
+
+
+def _check_commas(path: Path) -> None:
+    """What spreadsheets write where the comma is the decimal mark, which is no CSV."""
+    with decoding(f"{path}: cannot read it"), path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline(1 << 20)
+    if ";" in header and "," not in header:
+        raise DataError(
+            f"{path}: its cells are separated by semicolons; read it with "
+            "pandas.read_csv(path, sep=';', decimal=',') and give the frame"
+        )
 
 
 def cells_of(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, Cells]]:

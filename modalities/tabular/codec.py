@@ -14,7 +14,6 @@ import numpy as np
 from zoo.modalities.beside import decode_beside, encode_beside
 from zoo.modalities.bounds import MAX_BYTES, check_size, decoding
 from zoo.modalities.contracts import Buffer, Codec, Sample
-from zoo.modalities.members import find_member
 from zoo.modalities.tabular.read import import_arrow
 from zoo.modalities.tabular.table import Cells, Column, Kind, Table
 
@@ -59,7 +58,13 @@ class TabularCodec(Codec):
         return {"table": table, **beside}
 
     def _table(self, members: Mapping[str, Buffer]) -> Table:
-        _, data = find_member(members, ("arrow",), what="table")
+        if "arrow" not in members:
+            raise DataError(
+                f"no table member (arrow) among {sorted(members)}; zoo.tabular.write_tables makes "
+                "shards of tables",
+                code="MISSING_PART",
+            )
+        data = members["arrow"]
         check_size("arrow member", len(data), MAX_BYTES)
         pa = import_arrow()
         from zoo.modalities.tabular.arrow import cells_of

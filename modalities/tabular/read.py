@@ -6,6 +6,7 @@ error; whole numbers above 2**53 are kept exactly, as text; a column of mixed Py
 numbers as numbers and everything else as text, with one warning.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["EXACT", "import_arrow", "is_gap", "objects", "read_table", "strings"]
 
 Infinities = Literal["error", "missing"]
+_DECIMAL_COMMA = re.compile(r" *[-+]?\d+,\d+ *")
 EXACT = 1 << 53  # the largest range of whole numbers that a float64 holds exactly
 
 
@@ -71,6 +73,7 @@ def _table(names: Sequence[str], columns: Sequence[Cells], kinds: Mapping[str, K
 
 def _with_kind(name: str, cells: Cells, kind: Kind | None) -> tuple[Column, Cells]:
     if kind is None:
+        _warn_of_commas(name, cells)
         return Column(name=name, kind=_infer(cells)), cells
     if kind == "number" and cells.codes is not None:
         values = cells.values()
@@ -98,6 +101,15 @@ def _plain(value: float | str | None) -> str | None:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _warn_of_commas(name: str, cells: Cells) -> None:
+    """Numbers that were read as text would be that many categories, without a word."""
+    if cells.levels and all(_DECIMAL_COMMA.fullmatch(level) for level in cells.levels):
+        _warn(
+            f"column {name!r}: {cells.levels[0]!r} is text, not a number; if the comma is a "
+            "decimal mark read the file with pandas.read_csv(path, decimal=',')"
+        )
 
 
 def _infer(cells: Cells) -> Kind:

@@ -195,7 +195,10 @@ def _integers(
     low, high = float(values.min()), float(values.max())
     if label == LABELS:
         if low < 0 or high > _INT16.max:
-            raise DataError(f"{label}: classes from {low:g} to {high:g}")
+            raise DataError(
+                f"{label}: classes from {low:g} to {high:g}; give it whole numbers, 0 for none, up "
+                f"to {_INT16.max}"
+            )
         dtype = np.uint8 if high <= 255 else np.int16
         return np.rint(values).astype(dtype), {"slope": 1.0, "intercept": 0.0}
     fits = low >= _INT16.min and high <= _INT16.max
@@ -276,13 +279,26 @@ def _raw(members: Mapping[str, Buffer], facts: Mapping[str, object]) -> Volume:
     return _together(volumes)
 
 
+def _check_grid(first: Volume, one: Volume, label: str) -> None:
+    same_shape = one.shape == first.shape
+    if same_shape and np.allclose(one.affine, first.affine, atol=1e-3):
+        return
+    if same_shape:
+        found = "their affines differ"
+    else:
+        found = " and ".join(" x ".join(map(str, volume.shape)) for volume in (first, one))
+    raise DataError(
+        f"the files of a sample lie on several grids ({found}, {label or 'the last'} is the odd "
+        "one); give a mask the affine of its scan, or resample it to the scan (nearest neighbour)"
+    )
+
+
 def _together(volumes: Mapping[str, Volume]) -> Volume:
     """Volumes on one grid as the sequences of one."""
     first = next(iter(volumes.values()))
     sequences: dict[str, Sequence] = {}
     for label, one in volumes.items():
-        if one.shape != first.shape or not np.allclose(one.affine, first.affine, atol=1e-3):
-            raise DataError("the files of a sample lie on several grids; register them first")
+        _check_grid(first, one, label)
         if len(one.sequences) == 1 and label:
             sequences[label] = next(iter(one.sequences.values()))
         else:

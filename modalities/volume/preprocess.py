@@ -9,6 +9,7 @@ Notation: B volumes, C sequences, X, Y, Z voxels (RAS), S the size of a crop.
 import warnings
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -109,15 +110,16 @@ class VolumePreprocess(Preprocess):
     def _prepared(self, raw: Raw) -> Volume:
         """Of the right modality, orientation and spacing."""
         config, volume = self.config, open_volume(raw)
-        modality = know_modality(volume, "volume", expected=config.modality)
+        name = str(raw) if isinstance(raw, str | Path) else "the volume"
+        modality = know_modality(volume, name, expected=config.modality)
         if modality != config.modality:
-            raise DataError(f"the volume is {modality}, these weights take {config.modality}")
+            raise DataError(f"{name} is {modality}, these weights take {config.modality}")
         if "volume" in volume.sequences:  # the only one, and nobody named it
             sequences = {config.sequences[0]: volume.sequences["volume"]}
             volume = replace(volume, sequences=sequences)
         if not set(config.sequences) & volume.sequences.keys():
             found, wanted = ", ".join(volume.sequences), ", ".join(config.sequences)
-            raise DataError(f"the volume holds {found}, these weights take {wanted}")
+            raise DataError(f"{name} holds {found}, these weights take {wanted}")
         volume = orient(volume)
         if np.allclose(volume.spacing, config.spacing, atol=_SPACING):
             return volume

@@ -182,5 +182,8 @@ def know_modality(volume: Volume, name: str, expected: str = "") -> str:
             '"modality", a name such as x.ct.nii.gz or x.t1.nii.gz, or in x.json'
         )
     if modality == "ct" and volume.notes.get("orientation") == "unknown":
-        raise DataError(f"{name}: a CT of unknown orientation; give its header an sform")
+        raise DataError(
+            f"{name}: a CT of unknown orientation; give its header an sform, which says where its "
+            "voxels lie (nibabel: image.set_sform(affine, 1))"
+        )
     return modality

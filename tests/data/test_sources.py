@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo.data.building.build import build_shards
 from zoo.data.building.folders import folder_source
 from zoo.data.building.rows import table_source
 from zoo.data.building.sources import clean_key
@@ -123,6 +124,36 @@ def test_tables(tmp_path, suffix):
     assert [json.loads(members["json"]) for _, members in whole] == ROWS
     with pytest.raises(UnknownNameError, match="did you mean caption"):
         table_source(path, members={"txt": "captoin"})
+
+
+def test_a_column_names_the_classes(tmp_path):
+    rows = [{"name": "1", "species": name} for name in ("wren", "robin", " wren", "")]
+    path = save_table(tmp_path / "t.csv", rows)
+    with pytest.raises(DataError, match=r"row 3: nothing in column 'species'; .*--skip-bad"):
+        table_source(path, members={"txt": "name"}, label="species")
+    source = table_source(path, members={"txt": "name"}, label="species", skip=True)
+    assert list(source.classes) == ["robin", "wren"]
+    assert [members["cls"] for _, members in content(source)] == [b"1", b"0", b"1"]
+    with pytest.raises(UnknownNameError, match=r"did you mean species\? \(t.csv begins .*: name, "):
+        table_source(path, label="specis")
+    path.write_text("name;species\n1;wren\n")
+    with pytest.raises(UsageError, match=r"t\.csv: its cells are separated by semicolons"):
+        table_source(path, label="species")
+
+
+def refuse(members):
+    raise DataError("odd")
+
+
+def test_where_all_samples_are_bad_the_first_says_why(tmp_path):
+    path = save_table(tmp_path / "t.csv", [{"name": "1", "species": " "}])
+    with pytest.raises(
+        UsageError, match=r"1 cannot be used, the first is t\.csv, row 0: nothing in"
+    ):
+        table_source(path, label="species", skip=True)
+    source = table_source(path, skip=True)
+    with pytest.raises(UsageError, match=r"all .* bad, the first is t\.csv, row 0: odd"):
+        build_shards(source, tmp_path / "out", measure=refuse, workers=0)
 
 
 def test_columns_that_are_only_named_like_files(tmp_path):

@@ -35,6 +35,17 @@ def test_infinities_are_named_and_counted():
         model.fit(FRAME.assign(a=[np.inf, 1.0, 2.0, 3.0]), LABELS)
 
 
+def test_decimal_commas_are_told(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("name;height\na;1,5\nb;\n")
+    with pytest.raises(DataError, match=r"t\.csv: .* semicolons; .*sep=';', decimal=','"):
+        read_table(path)
+    frame = pd.read_csv(path, sep=";")
+    with pytest.warns(UserWarning, match="'height': '1,5' is text, not a number"):
+        read_table(frame)
+    assert read_table(pd.read_csv(path, sep=";", decimal=",")).columns[1].kind == "number"
+
+
 def test_empty_columns_are_accepted_and_said():
     with pytest.warns(UserWarning, match=r"\['b'\]"):
         table = read_table({"a": [1.0, 2.0], "b": [None, None]})

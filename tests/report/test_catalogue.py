@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from browser import assert_fits, measured, needs_chromium
 
 import zoo
 from zoo.errors import UsageError
@@ -59,6 +60,11 @@ def test_it_needs_no_network_and_is_small(page):
     assert not reader.fetched
     assert not re.search(r"@import|url\(|fetch\(|XMLHttp", page)
     assert len(page) < 1_000_000
+
+
+@needs_chromium
+def test_it_fits_telephones_and_desks(page, tmp_path):
+    assert_fits(measured(page, tmp_path))
 
 
 def test_another_kind_of_file(tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
@@ -43,6 +45,7 @@ cli = click.version_option(package_name="zoo")(cli)
 
 def main() -> None:
     """Runs the command; errors become one line on stderr and an exit code (2 usage, 1 failure)."""
+    warnings.showwarning = _warn
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -74,6 +77,18 @@ def _explain(error: Exception) -> int:
     if running and error.run_exit_code is not None:
         return error.run_exit_code
     return error.exit_code
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Without the line of zoo's code that gave it, which says nothing to a user."""
+    _say(f"warning: {message}")
 
 
 def _say(line: str) -> None:

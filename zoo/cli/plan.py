@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from zoo.registry.recipe import Recipe
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000, "g": 1_000_000_000}
-_GPUS = tuple(2**power for power in range(13))
 
 
 @click.command(
@@ -43,7 +42,7 @@ def command(
     """
     from dataclasses import replace
 
-    from zoo.planning import Cluster, estimate
+    from zoo.planning import GPUS, Cluster, estimate
     from zoo.registry.build import resolve_recipe
     from zoo.training.flops import PEAKS
     from zoo.workload import measure, real_members, synthetic_members
@@ -64,9 +63,9 @@ def command(
     else:
         members, source = synthetic_members(recipe.modality), "a made-up sample"
     work = measure(recipe, members, count)
-    click.echo(_described(recipe, work, count, source))
-    click.echo(_assumed(cluster, gpu))
-    click.echo(_table([estimate(work, cluster, number) for number in gpus or _GPUS], cluster))
+    click.echo(described(recipe, work, count, source))
+    click.echo(assumed(cluster, gpu))
+    click.echo(_table([estimate(work, cluster, number) for number in gpus or GPUS], cluster))
 
 
 def _count(data: str) -> int | None:
@@ -77,7 +76,8 @@ def _count(data: str) -> int | None:
     return round(float(found[1].replace(",", "").replace("_", "")) * _UNITS[found[2]])
 
 
-def _described(recipe: "Recipe", work: "Workload", count: int, source: str) -> str:
+def described(recipe: "Recipe", work: "Workload", count: int, source: str) -> str:
+    """What is trained, and what was measured of it on which samples."""
     from zoo.text import in_bytes
 
     return (
@@ -89,7 +89,8 @@ def _described(recipe: "Recipe", work: "Workload", count: int, source: str) -> s
     )
 
 
-def _assumed(cluster: "Cluster", gpu: str) -> str:
+def assumed(cluster: "Cluster", gpu: str) -> str:
+    """All that an estimate takes for granted."""
     from zoo.text import in_bytes
 
     return (

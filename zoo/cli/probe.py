@@ -64,8 +64,9 @@ def _draw(encoder: "Encoder", train: str, test: str, shots: int | None, path: Pa
     from zoo.probes.samples import Labelled
     from zoo.report.activation import write_activations
 
+    names = Labelled(encoder, train).classes
     samples = Labelled(encoder, test)
     head = zoo.fit_probe(encoder, train, kind="prototypical", shots=shots)
     numbers = {len(samples) * i // _SHOWN for i in range(_SHOWN)}
     clips = {str(samples.data.where(i)): samples.sample(i) for i in sorted(numbers)}
-    write_activations(path, encoder, head, clips)
+    write_activations(path, encoder, head, clips, classes=names)

@@ -5,9 +5,11 @@ remote (`https://`, `s3://`, `gs://`, `hf://`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from braceexpand import braceexpand
 
@@ -15,7 +17,7 @@ from zoo.data.remote.store import is_remote, list_remote, read_remote, shown
 from zoo.data.shard.write import FORMAT, MANIFEST
 from zoo.errors import DataError, UsageError
 
-__all__ = ["ShardName", "Shards", "list_shards"]
+__all__ = ["ShardName", "Shards", "class_names", "list_shards"]
 
 Shards = str | Path | Sequence[str | Path]
 _MAX_MANIFEST = 1 << 30  # bytes
@@ -63,6 +65,24 @@ def list_shards(shards: Shards, *, manifests: bool = True) -> list[ShardName]:
     return [_described(name, known[_manifest_of(name)]) for name in names]
 
 
+def class_names(shards: Shards) -> list[str]:
+    """What the numbers in `cls` members mean, as the manifest says; empty where none does.
+
+    Raises:
+        UsageError: nothing is there, or manifests differ in it.
+        DataError: a manifest is damaged.
+    """
+    found: list[list[str]] = []
+    for place in dict.fromkeys(_manifest_of(one.name) for one in list_shards(shards)):
+        with _sound(place):
+            names = [str(name) for name in _table(place).get("classes", ())]
+        if names not in found:
+            found.append(names)
+    if len(found) > 1:
+        raise UsageError(f"{shards}: their manifests number the classes in several ways")
+    return found[0]
+
+
 def _expand(given: str | Path) -> list[str]:
     text = str(given)
     if not is_remote(text) and Path(text).exists():
@@ -95,7 +115,9 @@ def _folder(folder: Path) -> list[str]:
         str(path) for path in folder.iterdir() if path.name.endswith((".tar", ".tar.gz", ".tgz"))
     )
     if not found:
-        raise UsageError(f"{folder}: no shards (*.tar) in this folder")
+        raise UsageError(
+            f"{folder}: no shards (*.tar) in this folder; zoo shards build {folder} OUT makes some"
+        )
     return found
 
 
@@ -116,12 +138,21 @@ def _manifest_of(name: str) -> str:
 
 def _manifest(place: str) -> dict[str, ShardName]:
     """Rows of a manifest by name; none where there is no manifest of ours."""
-    data = _bytes_of(place)
+    with _sound(place):
+        return {str(row["name"]): _row(row) for row in _table(place).get("shards", ())}
+
+
+def _table(place: str) -> dict[str, Any]:
+    """A manifest; empty where there is none of ours."""
+    table = json.loads(_bytes_of(place) or b"{}")
+    is_ours = isinstance(table, dict) and table.get("format") == FORMAT
+    return table if is_ours else {}
+
+
+@contextmanager
+def _sound(place: str) -> Iterator[None]:
     try:
-        table = json.loads(data or b"{}")
-        if not isinstance(table, dict) or table.get("format") != FORMAT:
-            return {}  # somebody else's file of that name
-        return {str(row["name"]): _row(row) for row in table["shards"]}
+        yield
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{shown(place)}: damaged manifest ({error}); zoo shards index makes a new one"

@@ -92,7 +92,7 @@ def code_part(folder: Path, *, quick: bool) -> Part:
                 caption="Cross-entropy of the masked tokens.",
             ),
             "<h3>Held-out functions with every hidden token filled in</h3><p class=soft>"
-            "<span class=hit>right</span>, <span class=miss>wrong<s>the truth</s></span></p>",
+            "<span class=hit>right</span>, <span class=miss>wrong <s>the truth</s></span></p>",
             example,
         ),
         seconds=seconds,

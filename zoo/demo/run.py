@@ -1,23 +1,21 @@
 """`zoo demo`: all parts, their tables in the terminal, and one HTML page."""
 
-import platform
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import zoo
 from zoo.demo.birds import birds_part
 from zoo.demo.captions import captions_part
 from zoo.demo.code import code_part
 from zoo.demo.digits import digits_part
 from zoo.demo.part import Part
+from zoo.demo.results import Found, found_here, keep, section
 from zoo.demo.tables import tables_part
 from zoo.demo.volumes import volumes_part
 from zoo.files import storage_errors, write_atomic
-from zoo.report.page import page, table
+from zoo.report.page import page
 
 __all__ = ["run_demo"]
 
@@ -55,8 +53,10 @@ def run_demo(out: Path, *, quick: bool = False) -> Path:
             "[green]features bit-identical[/]"
         )
     seconds = time.perf_counter() - began
+    found = found_here(parts, seconds, quick=quick)
+    keep(found, out)
     report = out / REPORT
-    write_atomic(report, _page(parts, seconds, quick=quick))
+    write_atomic(report, _page(found))
     console.print()
     for part in parts:
         console.print(_table(part))
@@ -83,30 +83,11 @@ def _table(part: Part) -> Table:
     return out
 
 
-def _page(parts: list[Part], seconds: float, *, quick: bool) -> str:
-    body = []
-    for part in parts:
-        rows: list[tuple[str | float, ...]] = [(row.name, *row.scores) for row in part.rows]
-        body += [
-            f"<h2>{part.title}</h2>",
-            f"<p>{part.lead} {part.steps:,} steps, {part.seconds:.0f} s.</p>",
-            table(("method", *part.measures), rows, ours=[row.ours for row in part.rows]),
-            f"<p>{part.verdict}</p><p class=soft>{part.protocol}</p>",
-            *part.figures,
-        ]
-    lead = (
-        f"{len(parts)} kinds of data, encoders pretrained on them on this machine, by captions in "
-        "one part and without labels in the others, and baselines that are shown also where they "
-        "win. Digits, code and held-out tables are real; captions, bird song and torsos are "
-        "synthesised. "
-        f"zoo {zoo.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} CPU threads, {seconds:.0f} s in all."
-    )
-    if quick:
-        lead = "A quick run of a few steps: it shows that everything works, not how well. " + lead
+def _page(found: Found) -> str:
+    body = [piece for part in found.parts for piece in section(part)]
     body.append(
         "<h2>Exported and loaded back</h2><p>Every encoder was written to a folder, loaded with "
         "<code>zoo.load</code> in a fresh process, and gave bit-identical features for files of "
         "held-out samples. The demo stops with an error if they do not.</p>"
     )
-    return page("zoo demo", lead, body)
+    return page("zoo demo", found.lead, body)

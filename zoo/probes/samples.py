@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoo.data.listing import class_names
 from zoo.data.shards import ShardSet
 from zoo.errors import DataError
 from zoo.modalities.contracts import Batch, Encoder, Sample, to_device, warn_of_cuts
@@ -24,15 +25,22 @@ RawLabel = int | tuple[int, ...]  # one class, or any number of them
 class Labelled:
     """Samples with a label each (a `cls` member), or any number (`labels` in a `json` member)."""
 
-    def __init__(self, encoder: Encoder, shards: str | Path) -> None:
+    def __init__(
+        self, encoder: Encoder, shards: str | Path, *, classes: Sequence[str] = ()
+    ) -> None:
         """Opens the shards.
 
         Args:
             encoder: whose modality and preprocessing they are for.
             shards: as `zoo.pretrain` takes them.
+            classes: names that stand for the numbers from 0 on; where the shards' manifest names
+                classes too they are numbered in this way, and other ones after these.
         """
         self.encoder, self._shards = encoder, str(shards)
         self.data, self._codec = ShardSet(shards, strict=True), build_codec(encoder.modality)
+        own = class_names(shards)
+        self.classes = list(dict.fromkeys([*classes, *own])) if own else []
+        self._numbers = [self.classes.index(name) for name in own]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,8 +74,16 @@ class Labelled:
                 return tuple(several)
             raise DataError(f"{self.data.where(index)}: labels {several!r} are no list of classes")
         if "label" not in sample:
-            raise DataError(f"{self.data.where(index)}: no label (a cls member) to probe with")
-        return int(str(sample["label"]))
+            raise DataError(
+                f"{self.data.where(index)}: no label (a cls member) to probe with; zoo shards "
+                "build makes one of a table's column (--label) or of folders (--label-from-folder)"
+            )
+        label = int(str(sample["label"]))
+        if self._numbers and label >= len(self._numbers):
+            raise DataError(
+                f"{self.data.where(index)}: class {label}, the manifest names {len(self._numbers)}"
+            )
+        return self._numbers[label] if self._numbers else label
 
     @cached_property
     def labels(self) -> list[RawLabel]:

@@ -15,7 +15,7 @@ from zoo.registry.catalogue import Row, card, list_models, rows
 from zoo.registry.schema import to_table, to_toml
 from zoo.report.page import listing, page
 
-__all__ = ["write_catalogue"]
+__all__ = ["catalogue", "write_catalogue"]
 
 _SIZES = {"up to 50 M": 50e6, "50 M to 200 M": 200e6, "above 200 M": float("inf")}
 _STATED = {"": "not stated", "NONE": "none stated by its authors"}
@@ -26,6 +26,7 @@ _STYLE = (
     "background:var(--tint);border:1px solid var(--line);border-radius:4px}"
     "details.model{border-bottom:1px solid var(--line);margin:0;padding:.6rem 0}"
     "details.model[hidden]{display:none}details.model summary{color:var(--ink)}"
+    "details.model summary span{display:block;font-size:.875rem}"
 )
 
 
@@ -66,18 +67,22 @@ def write_catalogue(out: Path) -> Path:
     """
     if out.suffix not in (".html", ".htm"):
         raise UsageError(f"{out}: the page is HTML; give a name that ends in .html")
+    lead = "Pretrained encoders: what they are, who made them, under which licence, how to get them"
+    write_atomic(out, page("zoo catalogue", lead, catalogue()))
+    return out
+
+
+def catalogue() -> list[str]:
+    """Every model with what is known about it, and the filters, as a part of a page."""
     by_name = {row.name: row for row in rows()}
     models = [_model(by_name[name]) for name in list_models()]
     script = (Path(__file__).parent / "catalogue.js").read_text()
-    body = [
+    return [
         f"<style>{_STYLE}</style>",
         _filters(models),
         *(_entry(model) for model in models),
         f"<script>{script}</script>",
     ]
-    lead = "Pretrained encoders: what they are, who made them, under which licence, how to get them"
-    write_atomic(out, page("zoo catalogue", lead, body))
-    return out
 
 
 def _model(row: Row) -> _Model:
@@ -122,9 +127,13 @@ def _entry(model: _Model) -> str:
     return (
         f'<details class=model id="{html.escape(row.name)}"{attributes} data-text="{text}">'
         f"<summary><b>{html.escape(row.name)}</b> {html.escape(row.summary)} "
-        f"<span class=soft>{row.modality}, {model.parameters / 1e6:.3g} M parameters</span>"
+        f"<span class=soft>{row.modality}, {_millions(model.parameters)} M parameters</span>"
         f"</summary>{''.join(parts)}<pre>{html.escape(to_toml(table).strip())}</pre></details>"
     )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e9 else f"{count / 1e6:.3g}"
 
 
 def _searched(model: _Model) -> Iterable[str]:

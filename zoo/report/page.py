@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["grid", "listing", "page", "picture", "table", "tiles"]
+__all__ = ["contents", "framed", "grid", "listing", "page", "picture", "section", "table", "tiles"]
 
 _HERE = Path(__file__).parent
 
@@ -27,8 +27,38 @@ def page(title: str, lead: str, body: Sequence[str]) -> str:
     )
 
 
+def section(title: str, body: Sequence[str]) -> str:
+    """A part of a long page, which `contents` leads to."""
+    return (
+        f'<section id="{_anchor(title)}"><h2>{html.escape(title)}</h2>\n'
+        + "\n".join(body)
+        + "</section>"
+    )
+
+
+def contents(titles: Sequence[str]) -> str:
+    """Links to the sections of these titles."""
+    links = [f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title in titles]
+    return f'<nav aria-label="Contents">{"".join(links)}</nav>'
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def framed(lines: Sequence[str], caption: str, *, kind: str = "") -> str:
+    """A table of these lines, which scrolls within the page where it is too wide for it."""
+    said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    kind = f" class={kind}" if kind else ""
+    return f"<div class=scroll><table{kind}>{said}{''.join(lines)}</table></div>"
+
+
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str | float]], *, ours: Sequence[bool]
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | float]],
+    *,
+    ours: Sequence[bool],
+    caption: str = "",
 ) -> str:
     """Rows of text and shares; the best share of each column is marked, whoever reached it.
 
@@ -36,6 +66,7 @@ def table(
         head: column names.
         rows: cells; a float is a share between 0 and 1, NaN is shown as a dash.
         ours: for each row, whether it is what zoo pretrained.
+        caption: plain text above it.
     """
     best = [
         max((c for c in column if isinstance(c, float) and c == c), default=None)
@@ -45,7 +76,7 @@ def table(
     lines = [
         "<tr>"
         + "".join(
-            f"<th{' class=n' if n else ''}>{html.escape(h)}</th>"
+            f"<th scope=col{' class=n' if n else ''}>{html.escape(h)}</th>"
             for h, n in zip(head, numeric, strict=True)
         )
         + "</tr>"
@@ -53,7 +84,7 @@ def table(
     for row, own in zip(rows, ours, strict=True):
         cells = [_cell(cell, top) for cell, top in zip(row, best, strict=True)]
         lines.append(f"<tr{' class=ours' if own else ''}>{''.join(cells)}</tr>")
-    return f"<div class=scroll><table>{''.join(lines)}</table></div>"
+    return framed(lines, caption)
 
 
 def _cell(cell: str | float, best: str | float | None) -> str:
@@ -65,18 +96,22 @@ def _cell(cell: str | float, best: str | float | None) -> str:
     return f'<td class="n{mark}">{cell:.1%}</td>'
 
 
-def listing(head: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: int = 0) -> str:
+def listing(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: int = 0, caption: str = ""
+) -> str:
     """Rows of plain text; the last `numeric` columns are numbers. No head, no head line."""
     first = len(rows[0]) - numeric if rows else len(head)
     lines = [_row("th", head, first)] if head else []
     lines += [_row("td", row, first) for row in rows]
-    return f"<div class=scroll><table>{''.join(lines)}</table></div>"
+    return framed(lines, caption, kind="" if head else "facts")
 
 
 def _row(tag: str, cells: Sequence[str], first_number: int) -> str:
+    scope = " scope=col" if tag == "th" else ""
     marks = [" class=n" if i >= first_number else "" for i in range(len(cells))]
     inner = "".join(
-        f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for cell, mark in zip(cells, marks, strict=True)
+        f"<{tag}{scope}{mark}>{html.escape(cell)}</{tag}>"
+        for cell, mark in zip(cells, marks, strict=True)
     )
     return f"<tr>{inner}</tr>"
 

@@ -128,6 +128,8 @@ def test_a_hole_in_the_middle_is_told():
 
 def test_what_is_no_file(tmp_path):
     assert code_of(tmp_path) == "IO"
+    with pytest.raises(DataError, match=r"is a folder; .*--window"):
+        Recording(tmp_path)
     assert code_of(tmp_path / "absent.wav") == "IO"
 
 

@@ -57,7 +57,10 @@ def test_several_sequences_keep_their_own_scale():
         step = np.ptp(files[name]) / 65_535
         assert np.abs(volume.read([name])[0] - files[name][::-1, ::-1]).max() < 0.51 * step
     other = {"t1.nii.gz": nifti(t1), "t2.nii.gz": nifti(t1, np.eye(4))}
-    with pytest.raises(DataError, match="several grids"):
+    with pytest.raises(DataError, match=r"several grids .*affines differ, t2 is the odd one"):
+        CODEC.decode(other)
+    other = {"ct.nii.gz": nifti(t1), f"{LABELS}.nii.gz": nifti(t1[1:])}
+    with pytest.raises(DataError, match=r"(\d+ x ){2}\d+ and .* seg is the odd one.* resample it"):
         CODEC.decode(other)
 
 

@@ -152,12 +152,15 @@ def test_labels_come_along():
     assert torch.equal(batch[LABELS] == 5, batch["volume"] > 175.5 / 425)
 
 
-def test_modalities_do_not_mix():
+def test_modalities_do_not_mix(tmp_path):
     preprocess = make()
     with pytest.raises(DataError, match="is mr, these weights take ct"):
         preprocess(mri(ct=MRI))
     with pytest.raises(DataError, match="CT or MRI"):
         preprocess(MRI)
+    nibabel.Nifti1Image(MRI, np.eye(4)).to_filename(tmp_path / "scan.nii")
+    with pytest.raises(DataError, match=r"scan\.nii: CT or MRI"):
+        preprocess(tmp_path / "scan.nii")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert preprocess({"volume": MRI, "modality": "ct"})["volume"].shape == (1, *SIZE)

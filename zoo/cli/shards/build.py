@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zoo.data.building.sources import Source
     from zoo.modalities.contracts import Codec
 
+_FOR_TABLES = ("members", "key", "label", "allow_outside")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -24,6 +25,7 @@ class _Options(TypedDict):
     key: str | None
     allow_outside: bool
     label_from_folder: bool
+    label: str | None
     shard_size: str
     samples_per_shard: int
     unit: "Unit | None"
@@ -53,6 +55,7 @@ class _Options(TypedDict):
 @click.option("--key", help="The column of the keys; else the row's number.")
 @click.option("--allow-outside", is_flag=True, help="A table may name files outside its folder.")
 @click.option("--label-from-folder", is_flag=True, help="A file's folder is its class.")
+@click.option("--label", metavar="COLUMN", help="The column that names each row's class.")
 @click.option(
     *("--unit",),
     type=click.Choice(["function", "file", "pair"]),
@@ -132,7 +135,7 @@ def _listed(path: Path, out: Path, options: _Options, parts: Set[str]) -> "Sourc
         return _code(path, out, options["unit"], options)
     if options["similar"] is not None:
         raise UsageError(f"{path}: --similar is for source code, which needs --unit")
-    for_tables = [name for name in ("members", "key", "allow_outside") if options[name]]
+    for_tables = [name for name in _FOR_TABLES if options[name]]  # type: ignore[literal-required]
     if path.is_dir():
         if for_tables:
             raise UsageError(f"{path}: --{_word(for_tables[0])} is for tables, this is a folder")
@@ -144,11 +147,14 @@ def _listed(path: Path, out: Path, options: _Options, parts: Set[str]) -> "Sourc
             parts=parts,
         )
     if options["label_from_folder"]:
-        raise UsageError(f"{path}: --label-from-folder is for folders, this is none")
+        raise UsageError(
+            f"{path}: --label-from-folder is for folders, this is none: --label COLUMN"
+        )
     return table_source(
         path,
         members=dict(_member(word) for word in options["members"]),
         key=options["key"],
+        label=options["label"],
         allow_outside=options["allow_outside"],
         skip=options["skip_bad"],
     )
@@ -158,7 +164,7 @@ def _code(path: Path, out: Path, unit: "Unit", options: _Options) -> "Source":
     """Source code below a folder."""
     from zoo.corpus import code_source
 
-    unfit = [name for name in ("members", "key", "allow_outside", "label_from_folder")]
+    unfit = (*_FOR_TABLES, "label_from_folder")
     if given := [name for name in unfit if options[name]]:  # type: ignore[literal-required]
         raise UsageError(f"{path}: --{_word(given[0])} does not go with --unit")
     return code_source(

@@ -143,7 +143,10 @@ def _finish(
     rows = [one.row for one in built if one.row is not None]
     skipped = source.bad.rows + [row for one in built for row in one.skipped]
     if not rows:
-        raise UsageError(f"{folder}: all samples are bad, the first at {skipped[0]['where']}")
+        first = skipped[0]
+        raise UsageError(
+            f"{folder}: all samples are bad, the first is {first['where']}: {first['reason']}"
+        )
     if skipped:
         write_atomic(folder / SKIPPED, "".join(json.dumps(row) + "\n" for row in skipped))
     spreads = defaultdict[str, list[Spread]](list)

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from zoo.errors import DataError, UnknownNameError, UsageError
 __all__ = ["table_source"]
 
 _FILE_COLUMNS = ("path", "file", "file_name", "filename", "image", "audio")
+_SHOWN = 8  # columns in a message
 _WHOLE_ROW = _OWN_EXTENSION = "*"
 
 
@@ -31,6 +33,7 @@ def table_source(
     *,
     members: Mapping[str, str] | None = None,
     key: str | None = None,
+    label: str | None = None,
     allow_outside: bool = False,
     skip: bool = False,
 ) -> Source:
@@ -43,6 +46,7 @@ def table_source(
             row as JSON, the extension "*" is the file's own. Without this: the whole row, and the
             files in columns with names such as path, file, image or audio.
         key: column of the keys, else the row's number, counted from 0.
+        label: column of the classes' names; each sample gets its name's number, a member `cls`.
         allow_outside: files may lie outside the table's folder.
         skip: leave out samples that cannot be read, instead of stopping.
 
@@ -53,14 +57,19 @@ def table_source(
     table = open_table(path.absolute())
     parts = _parts(members or _default_members(table))
     columns = [column for _, column, _ in parts if column != _WHOLE_ROW]
-    columns += [key] if key else []
+    columns += [name for name in (key, label) if name]
     for name in columns:
         if not {name, name.partition(".")[0]} & set(table.columns):
-            raise UnknownNameError("column", name, table.columns, f"columns of {path.name}")
+            shown = ", ".join(table.columns[:_SHOWN])
+            hint = f"{path.name} begins with a line of names: {shown}"
+            raise UnknownNameError("column", name, table.columns, hint)
+    classes = _classes(table, label) if label else []
     rows = _Rows(
         table=table,
         parts=parts,
         key=key,
+        label=label,
+        numbers_of={name: number for number, name in enumerate(classes)},
         allow_outside=allow_outside,
         columns=table.columns if any(c == _WHOLE_ROW for _, c, _ in parts) else tuple(columns),
         stamp=_stamp(table.path),
@@ -73,7 +82,18 @@ def table_source(
                 raise row
             listing.add(number, rows.item(number, row))
     rows = replace(rows, numbers=np.arange(len(places)), places=np.array(places, np.int64))
-    return listing.source(rows, path, kind=path.suffix[1:].lower())
+    source = listing.source(rows, path, kind=path.suffix[1:].lower())
+    return replace(source, classes=classes)
+
+
+def _classes(table: Table, label: str) -> list[str]:
+    """Every name in the column, sorted; what is wrong with a row is told where it is listed."""
+    found = set()
+    for _, row in table.scan([label]):
+        if not isinstance(row, DataError):
+            with suppress(DataError):
+                found.add(_name(row, label))
+    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +103,8 @@ class _Rows:
     table: Table
     parts: tuple[tuple[str, str, bool], ...]  # extension, column, whether it holds a path
     key: str | None
+    label: str | None
+    numbers_of: Mapping[str, int]  # of the classes, by name
     allow_outside: bool
     columns: tuple[str, ...]  # to read
     stamp: tuple[int, int]
@@ -120,6 +142,8 @@ class _Rows:
                 members.append((own, path))
             else:
                 members.append((extension, _bytes(value, column)))
+        if self.label is not None:
+            members.append(("cls", str(self.numbers_of[_name(row, self.label)]).encode()))
         return Item(self.where(number), key, tuple(members))
 
     def _file(self, name: str) -> Path:
@@ -180,6 +204,14 @@ def _value(row: Row, column: str) -> object:
     if value is None:
         raise DataError(f"nothing in column {column!r}", code="MISSING_PART")
     return value
+
+
+def _name(row: Row, column: str) -> str:
+    """The name of a row's class."""
+    name = str(_value(row, column)).strip()
+    if not name:
+        raise DataError(f"nothing in column {column!r}", code="MISSING_PART")
+    return name
 
 
 def _bytes(value: object, column: str) -> bytes:

@@ -163,8 +163,11 @@ class Listing:
             UsageError: there are none.
         """
         if not self._kept:
-            bad = f" ({len(self.bad.rows)} cannot be used)" if self.bad.rows else ""
-            raise UsageError(f"{path}: there are no samples in it{bad}")
+            said = ""
+            if bad := self.bad.rows:
+                first = f"the first is {bad[0]['where']}: {bad[0]['reason']}"
+                said = f" ({len(bad)} cannot be used, {first})"
+            raise UsageError(f"{path}: there are no samples in it{said}")
         digest = self._digest.hexdigest()
         return Source(
             places=places.part(np.array(self._kept, np.int64)),

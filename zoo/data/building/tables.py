@@ -94,6 +94,11 @@ def _open_csv(path: Path, delimiter: str) -> Csv:
             columns = next(csv.reader(_Lines(file), delimiter=delimiter, strict=True), [])
         except csv.Error as error:
             raise DataError(f"{path}: not valid CSV ({error})") from None
+    if len(columns) == 1 and ";" in columns[0]:
+        raise UsageError(
+            f"{path}: its cells are separated by semicolons; save it with commas, or as .tsv with "
+            "tabs"
+        )
     if not columns or len(set(columns)) < len(columns):
         raise UsageError(f"{path}: the first line must name the columns, each once")
     return Csv(path, tuple(columns), delimiter)

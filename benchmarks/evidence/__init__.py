@@ -1,0 +1,1 @@
+"""One page with everything that the project can show: `zoo report --all`."""
