@@ -82,6 +82,9 @@ class TrainRecipe:
     compile: bool = False  # each block, by torch.compile
     # Seconds after which a process that does not answer counts as dead; saving must be faster.
     timeout: float = 600.0
+    # Steps after which processes that hold the whole model each compare their weights, as they also
+    # do before saving: a fault of memory is found while the last checkpoint is good.
+    compare_every: int | None = None
     on_nonfinite: Literal["skip", "stop"] = "skip"  # skip, then back to a checkpoint, then stop
     loggers: tuple[str, ...] = ("tensorboard",)  # besides metrics.jsonl: wandb, mlflow, trackio
     log_every: int = 10  # steps
@@ -101,8 +104,8 @@ class TrainRecipe:
                 f"batch_size {self.batch_size} must be a positive multiple of accumulate "
                 f"{self.accumulate}"
             )
-        if min(self.log_every, self.save_every) < 1 or self.keep < 1:
-            raise ValueError("log_every, save_every and keep must be at least 1")
+        if min(self.log_every, self.save_every, self.keep, self.compare_every or 1) < 1:
+            raise ValueError("log_every, save_every, compare_every and keep must be at least 1")
         self._check_optimisation()
         self._check_schedule()
 

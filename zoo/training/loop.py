@@ -37,6 +37,7 @@ from zoo.training.nonfinite import Attempt, Flag, NonFinite, undone_if
 from zoo.training.optim import build_optimizers
 from zoo.training.precision import use_float8, uses_bfloat16
 from zoo.training.profile import profiled
+from zoo.training.replicas import Replicas
 from zoo.training.schedule import build_schedule
 from zoo.training.signals import StopSignals
 from zoo.training.state import RunState, fresh_noise
@@ -95,6 +96,7 @@ class Trainer:
             use_float8(self.pair, self.device)
         prepared(self.pair, recipe)
         self.model = wrapped(self.pair, recipe, world)
+        self.replicas = Replicas(self.pair, world, recipe.compare_every)
         self.optimizers = build_optimizers(self.pair.named_parameters(), recipe)
         samples = len(loader.shards)
         self.total, self.schedule = recipe.total_steps(samples), build_schedule(recipe, samples)
@@ -151,6 +153,7 @@ class Trainer:
                 from before.
             DataError, WorkerError: the data cannot be read; the state is saved.
             StorageError: the disk is full.
+            IntegrityError: the processes' copies of the weights differ.
         """
         recipe = self.recipe
         self.model.train()
@@ -219,6 +222,7 @@ class Trainer:
         self._update(values)
         self.step += 1
         self.position += self.recipe.batch_size
+        self.replicas.check(self.step)
         return True
 
     def _update(self, values: dict[str, Tensor]) -> None:
@@ -367,6 +371,7 @@ class Trainer:
         return row
 
     def _save(self) -> None:
+        self.replicas.check()
         facts: dict[str, object] = {
             "loss": self._loss if math.isfinite(self._loss) else None,
             "nonfinite": asdict(self.nonfinite),
