@@ -41,8 +41,8 @@ def test_report_is_whole_and_self_contained(demo):
 
 
 @needs_chromium
-def test_it_fits_telephones_and_desks(demo, tmp_path):
-    assert_fits(measured((demo / "report.html").read_text(), tmp_path))
+def test_it_fits_telephones_and_desks(demo):
+    assert_fits(measured((demo / "report.html").read_text()))
 
 
 def test_results_are_kept(demo):

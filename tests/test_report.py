@@ -81,7 +81,7 @@ def test_page_tells_what_the_run_wrote(run):
 @needs_chromium
 def test_it_fits_telephones_and_desks(run, tmp_path):
     out = tmp_path / "x.html"
-    assert_fits(measured(write_report(run.folder, out).read_text(), tmp_path))
+    assert_fits(measured(write_report(run.folder, out).read_text()))
 
 
 def test_unfinished_runs_are_read_while_they_are_written(copy):

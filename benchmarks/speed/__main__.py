@@ -26,6 +26,7 @@ SCRIPTS = (
     "plan",
     "engine",
     "contrastive",
+    "clip_step",
     "audio",
     "audio_step",
     "code",

@@ -74,8 +74,8 @@ def test_everything_is_there_without_a_network(page):
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_telephones_and_desks(page, tmp_path, dark):
-    found = measured(page, tmp_path, dark=dark)
+def test_it_fits_telephones_and_desks(page, dark):
+    found = measured(page, dark=dark)
     assert_fits(found)
     for facts in found.values():
         assert facts["sections"] == SECTIONS
@@ -92,9 +92,9 @@ def test_it_fits_telephones_and_desks(page, tmp_path, dark):
         "<svg></svg>",
     ],
 )
-def test_what_does_not_fit_is_noticed(wrong, tmp_path):
+def test_what_does_not_fit_is_noticed(wrong):
     with pytest.raises(AssertionError):
-        assert_fits(measured(wrong, tmp_path, widths=(390,)))
+        assert_fits(measured(wrong, widths=(390,)))
 
 
 def test_claims_are_told_as_they_came_out(tmp_path):

@@ -63,8 +63,8 @@ def test_it_needs_no_network_and_is_small(page):
 
 
 @needs_chromium
-def test_it_fits_telephones_and_desks(page, tmp_path):
-    assert_fits(measured(page, tmp_path))
+def test_it_fits_telephones_and_desks(page):
+    assert_fits(measured(page))
 
 
 def test_another_kind_of_file(tmp_path):
